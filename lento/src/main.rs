@@ -1,0 +1,2 @@
+//! Lento.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Presto.
+fn main() {}

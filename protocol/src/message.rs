@@ -1,0 +1,504 @@
+//! What is in the packets: requests, replies, messages, and the items of bulk data (paper: "Protocols").
+
+use crate::{
+    Attr, FileSetId, FileSetName, HostId, HostName, Name, ObjectId, Position, ProtocolError, Record, VersionStamp,
+    Xattr, limits, name::serde_bytes_box,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Asks for something; opens a session at the receiver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Redeems a ticket; the only request that is taken from a host without a certificate.
+    Join {
+        /// The name that the host wants.
+        name: HostName,
+        /// Where it listens, `address:port`.
+        listen: String,
+        /// The ticket's secret.
+        #[serde(with = "serde_bytes_box")]
+        secret: Vec<u8>,
+        /// Certificate signing request, DER.
+        #[serde(with = "serde_bytes_box")]
+        csr: Vec<u8>,
+    },
+    /// Which file sets may I replicate?
+    FileSets,
+    /// Register me as replicator of a file set.
+    Replicate {
+        /// Which.
+        name: FileSetName,
+    },
+    /// Take me off the replicators of a file set.
+    DropReplica {
+        /// Which.
+        fileset: FileSetId,
+    },
+    /// The right to modify (GetPermit); answered when it is free.
+    GetPermit {
+        /// Of which file set.
+        fileset: FileSetId,
+    },
+    /// FetchFile and backfetch: the content of objects. Answered by data, then [`Reply::Done`].
+    Fetch {
+        /// In which file set.
+        fileset: FileSetId,
+        /// At most [`limits::FETCH_OBJECTS`].
+        wanted: Vec<Wanted>,
+    },
+    /// FetchDir, recursive: names, ids, stamps and attributes below `root`. Answered by data, then [`Reply::Listed`].
+    List {
+        /// In which file set.
+        fileset: FileSetId,
+        /// An object; a directory with all below it.
+        root: ObjectId,
+    },
+    /// For `verify`: a digest of every path, in order. Answered by data, then [`Reply::Done`].
+    Manifest {
+        /// Of which file set.
+        fileset: FileSetId,
+    },
+    /// Answered when every replicator has applied all that the holder has now.
+    Wait {
+        /// Of which file set.
+        fileset: FileSetId,
+    },
+}
+
+/// Answers a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Nothing to add.
+    Done,
+    /// The request is refused.
+    Refused(Refusal),
+    /// Welcome to the cluster.
+    Joined {
+        /// Your id.
+        host: HostId,
+        /// Your certificate, DER.
+        #[serde(with = "serde_bytes_box")]
+        certificate: Vec<u8>,
+        /// The authority's certificate, DER.
+        #[serde(with = "serde_bytes_box")]
+        authority: Vec<u8>,
+        /// Who I am, and where I listen.
+        inviter: (HostId, HostName, String),
+        /// The file set that the ticket was for.
+        fileset: Option<FileSetName>,
+    },
+    /// The file sets held here that the asker may replicate.
+    FileSets(Vec<(FileSetId, FileSetName)>),
+    /// Registered.
+    Replicating {
+        /// The file set's id.
+        fileset: FileSetId,
+    },
+    /// The permit is yours, once you have applied everything up to `after`.
+    Permit {
+        /// The epoch in which you write.
+        epoch: u64,
+        /// All that was made before.
+        after: Position,
+    },
+    /// The listing is complete; a log replayed from `after` on makes it exact.
+    Listed {
+        /// Where the source stood when it began to list.
+        after: Position,
+    },
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// No such file set here.
+    #[error("that host does not hold this file set")]
+    NoFileSet,
+    /// The asker has no right to it.
+    #[error("this host has no access to it: invite it with `lento invite --fileset`")]
+    Denied,
+    /// The ticket's secret is not known.
+    #[error("the ticket is not one of that host's: its secret is wrong")]
+    TicketWrong,
+    /// The ticket was used.
+    #[error("the ticket was used already: each ticket admits one host; make a new one with `lento invite`")]
+    TicketUsed,
+    /// The ticket is too old.
+    #[error("the ticket has expired: make a new one with `lento invite`")]
+    TicketExpired,
+    /// Another host has that name.
+    #[error("another host of the cluster has that name: choose another with --name")]
+    NameTaken,
+    /// It cannot be done now.
+    #[error("not now: {0}")]
+    Busy(String),
+    /// It failed there.
+    #[error("it failed there: {0}")]
+    Failed(String),
+}
+
+/// One object whose content is wanted, and what the asker has of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The object, a regular file.
+    pub id: ObjectId,
+    /// What is there already.
+    pub have: Have,
+}
+
+/// What an asker for content has of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Have {
+    /// Nothing: send it all.
+    Nothing,
+    /// These many first bytes (an older version, or a transfer that was interrupted): if yours begin the same, send
+    /// the rest; else answer [`Content::Differs`].
+    Prefix {
+        /// Bytes.
+        size: u64,
+        /// BLAKE3 of them.
+        hash: [u8; 32],
+    },
+    /// Another version: send a delta to it. An rsync signature, at most a packet long.
+    Signature(#[serde(with = "serde_bytes_box")] Vec<u8>),
+}
+
+/// How the bytes of an object are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Coding {
+    /// The bytes from this offset on.
+    From(u64),
+    /// An rsync delta to the signature that was sent.
+    Delta,
+}
+
+/// Items of a [`Request::Fetch`]'s data. `index` is the place in the request's list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// A small file, whole.
+    Small {
+        /// Which.
+        index: u32,
+        /// Its bytes, at most [`limits::INLINE_CONTENT_BYTES`].
+        #[serde(with = "serde_bytes_box")]
+        bytes: Vec<u8>,
+        /// Which version this is: that of the last record up to here that stored the object.
+        as_of: Position,
+    },
+    /// A larger file begins.
+    Begin {
+        /// Which.
+        index: u32,
+        /// Its size when complete.
+        size: u64,
+        /// What follows.
+        coding: Coding,
+    },
+    /// Bytes of the file that was begun.
+    Chunk {
+        /// Which.
+        index: u32,
+        /// Set when `bytes` are zstd; the length that they decompress to, at most [`limits::DATA_CHUNK_BYTES`].
+        zstd: Option<u32>,
+        /// The bytes.
+        #[serde(with = "serde_bytes_box")]
+        bytes: Vec<u8>,
+    },
+    /// A run of zeros, of a sparse file.
+    Hole {
+        /// Which.
+        index: u32,
+        /// Its length.
+        bytes: u64,
+    },
+    /// The file is complete, and did not change while it was read.
+    End {
+        /// Which.
+        index: u32,
+        /// BLAKE3 of the whole content.
+        hash: [u8; 32],
+        /// Which version this is.
+        as_of: Position,
+    },
+    /// The prefix that the asker has is not how this version begins: ask again with a signature.
+    Differs {
+        /// Which.
+        index: u32,
+    },
+    /// It is being changed, or a newer version is not yet in the log: wait for the record that stores it.
+    Changed {
+        /// Which.
+        index: u32,
+    },
+    /// The object is gone: wait for the record that removes it.
+    Gone {
+        /// Which.
+        index: u32,
+    },
+    /// It could not be read.
+    Failed {
+        /// Which.
+        index: u32,
+        /// errno.
+        errno: i32,
+    },
+}
+
+/// A part of a listing: entries of one directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// The directory; a directory is listed before any entry in it is.
+    pub directory: ObjectId,
+    /// At most [`limits::LISTING_ENTRIES`] in one item.
+    pub entries: Vec<ListingEntry>,
+    /// Whether these are the last of the directory.
+    pub last: bool,
+}
+
+/// One entry of a directory, with all but its content. The root itself has an empty list's `directory` and comes first
+/// as an entry named `root` of the directory [`ObjectId::ROOT`], flagged by `is_root`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListingEntry {
+    /// Its name.
+    pub name: Name,
+    /// Whether this describes the listing's root itself, not an entry of `directory`.
+    pub is_root: bool,
+    /// Attributes, identity and stamp.
+    pub settled: Settled,
+}
+
+/// What an object is after the records of a shipment: the attributes that operations left open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The object.
+    pub id: ObjectId,
+    /// Its attributes.
+    pub attr: Attr,
+    /// Its version.
+    pub stamp: VersionStamp,
+    /// All its extended attributes, but InterMezzo's.
+    pub xattrs: Vec<Xattr>,
+    /// Where it points to, if it is a symbolic link.
+    #[serde(with = "serde_bytes_box")]
+    pub target: Vec<u8>,
+}
+
+/// A piece of a log on its way: reintegration and update notification are this same message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shipment {
+    /// Of which file set.
+    pub fileset: FileSetId,
+    /// It continues from here.
+    pub after: Position,
+    /// And reaches to here, though records that were cancelled, or that the receiver wrote itself, are left out.
+    pub upto: Position,
+    /// Who wrote the records.
+    pub writer: HostId,
+    /// In order; at most [`limits::SHIPMENT_RECORDS`].
+    pub records: Vec<Record>,
+    /// What became of the objects that they touched, once each, if they still exist.
+    pub settled: Vec<Settled>,
+}
+
+/// How a host stands with a file set: part of the hello, and enough to resume after any interruption.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSetState {
+    /// Which.
+    pub fileset: FileSetId,
+    /// Counts this host's recoveries from a loss of power: what it had said before may not hold.
+    pub incarnation: u64,
+    /// The peer's incarnation with which this host's copy is in step, if it ever was.
+    pub in_step_with: Option<u64>,
+    /// How far this host has applied, durably, what the peer ships.
+    pub applied: Position,
+    /// The last position of this host's own log.
+    pub tail: Position,
+    /// The epoch of the permit, if this host has it.
+    pub permit: Option<u64>,
+}
+
+/// Says something; nobody waits for an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// First message of a connection, both ways.
+    Hello {
+        /// Lowest and highest version of the wire that this host speaks.
+        versions: (u16, u16),
+        /// Who it is; must be what its certificate says.
+        host: HostId,
+        /// The file sets that it shares with the receiver.
+        filesets: Vec<FileSetState>,
+    },
+    /// The state of one file set changed (it was just replicated, or compared): as in the hello.
+    State(FileSetState),
+    /// Still here.
+    Heartbeat,
+    /// Records.
+    Shipment(Shipment),
+    /// The source's log does not reach back to where the receiver stands: a comparison is needed.
+    TooOld {
+        /// Of which file set.
+        fileset: FileSetId,
+    },
+    /// Acknowledges shipments.
+    Applied {
+        /// Of which file set.
+        fileset: FileSetId,
+        /// All up to here is visible.
+        applied: Position,
+        /// All up to here survives a loss of power: the sender may trim its log.
+        durable: Position,
+    },
+    /// The receiver cannot go on by itself for now (a full disk); the reason is for `lento status`.
+    Stalled {
+        /// Of which file set.
+        fileset: FileSetId,
+        /// Why; empty when it goes on.
+        reason: String,
+    },
+    /// Give the permit back.
+    Revoke {
+        /// Of which file set.
+        fileset: FileSetId,
+        /// The epoch that is to end.
+        epoch: u64,
+    },
+    /// The permit is given back.
+    Released {
+        /// Of which file set.
+        fileset: FileSetId,
+        /// The epoch that ended.
+        epoch: u64,
+        /// The last record of the epoch: the receiver must have applied it before the next epoch begins.
+        last: Position,
+    },
+    /// More bytes of a transfer may be sent.
+    Credit {
+        /// How many.
+        bytes: u32,
+    },
+}
+
+macro_rules! body {
+    ($type:ty, $what:literal) => {
+        impl $type {
+            /// Postcard, for a packet's body.
+            pub fn to_body(&self) -> Result<Vec<u8>, ProtocolError> {
+                to_body(self, $what)
+            }
+            /// Reads a packet's body and checks its bounds.
+            pub fn from_body(bytes: &[u8]) -> Result<Self, ProtocolError> {
+                let value: Self = from_body(bytes, $what)?;
+                value.check()?;
+                Ok(value)
+            }
+        }
+    };
+}
+body!(Request, "a request");
+body!(Reply, "a reply");
+body!(Message, "a message");
+
+macro_rules! items {
+    ($type:ty, $what:literal) => {
+        impl $type {
+            /// Appends this item to a data packet's body.
+            pub fn append_to(&self, body: &mut Vec<u8>) -> Result<(), ProtocolError> {
+                let encoded = to_body(self, $what)?;
+                body.extend_from_slice(&encoded);
+                Ok(())
+            }
+            /// Takes the first item off a data packet's body; `None` at its end.
+            pub fn take_from<'a>(bytes: &'a [u8]) -> Result<Option<(Self, &'a [u8])>, ProtocolError> {
+                if bytes.is_empty() {
+                    return Ok(None);
+                }
+                let (item, rest): (Self, &'a [u8]) =
+                    postcard::take_from_bytes(bytes).map_err(|why| ProtocolError::malformed($what, why))?;
+                item.check()?;
+                Ok(Some((item, rest)))
+            }
+        }
+    };
+}
+items!(Content, "an item of content");
+items!(Listing, "an item of a listing");
+
+fn to_body<T: Serialize>(value: &T, what: &'static str) -> Result<Vec<u8>, ProtocolError> {
+    let body = postcard::to_stdvec(value).map_err(|why| ProtocolError::malformed(what, why))?;
+    bound(what, body.len(), limits::PACKET_BODY_BYTES)?;
+    Ok(body)
+}
+
+fn from_body<T: DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, ProtocolError> {
+    bound(what, bytes.len(), limits::PACKET_BODY_BYTES)?;
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) => Err(ProtocolError::malformed(what, "bytes follow it")),
+        Err(why) => Err(ProtocolError::malformed(what, why)),
+    }
+}
+
+fn bound(what: &'static str, got: usize, limit: usize) -> Result<(), ProtocolError> {
+    if got > limit { Err(ProtocolError::TooLong { what, got, limit }) } else { Ok(()) }
+}
+
+impl Request {
+    fn check(&self) -> Result<(), ProtocolError> {
+        match self {
+            Self::Fetch { wanted, .. } => bound("a list of wanted objects", wanted.len(), limits::FETCH_OBJECTS),
+            Self::Join { listen, secret, .. } => bound("a join request", listen.len() + secret.len(), 1024),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Reply {
+    fn check(&self) -> Result<(), ProtocolError> {
+        Ok(())
+    }
+}
+
+impl Message {
+    fn check(&self) -> Result<(), ProtocolError> {
+        match self {
+            Self::Shipment(shipment) => {
+                bound("a shipment", shipment.records.len(), limits::SHIPMENT_RECORDS)?;
+                if shipment.upto < shipment.after {
+                    return Err(ProtocolError::malformed("a shipment", "it ends before it begins"));
+                }
+                shipment.settled.iter().try_for_each(Settled::check)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Content {
+    fn check(&self) -> Result<(), ProtocolError> {
+        match self {
+            Self::Small { bytes, .. } => bound("a small file", bytes.len(), limits::INLINE_CONTENT_BYTES as usize),
+            Self::Chunk { zstd, bytes, .. } => bound(
+                "a chunk",
+                zstd.map_or(bytes.len(), |n| bytes.len().max(n as usize)),
+                limits::DATA_CHUNK_BYTES,
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Listing {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bound("a listing", self.entries.len(), limits::LISTING_ENTRIES)?;
+        self.entries.iter().try_for_each(|entry| entry.settled.check())
+    }
+}
+
+impl Settled {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bound("a set of xattrs", self.xattrs.len(), limits::XATTRS)?;
+        bound("a symbolic link's target", self.target.len(), limits::SYMLINK_BYTES)?;
+        self.xattrs.iter().try_for_each(Xattr::check)
+    }
+}

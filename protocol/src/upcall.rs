@@ -1,0 +1,157 @@
+//! The channel between Presto and Lento, a Unix stream socket on which Lento listens (`docs/formats/upcall.md`).
+//!
+//! A frame is a body length (u32 LE) and a postcard body. Presto connects, sends [`Upcall::Hello`] with the descriptor
+//! of its bottom directory attached (`SCM_RIGHTS`), and goes on; when the connection is lost it connects again and says
+//! hello again. Requests are few and independent, so none needs a number.
+
+use crate::{FileSetId, Handle, Name, ProtocolError, limits};
+use serde::{Deserialize, Serialize};
+
+/// Version of this channel's messages; both ends must have the same, as they are installed together.
+pub(crate) const VERSION: u16 = 1;
+
+/// Bytes before a body.
+pub const UPCALL_FRAME_HEADER_BYTES: usize = 4;
+
+/// Presto to Lento.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Upcall {
+    /// First message of a connection. The bottom's descriptor is attached.
+    Hello {
+        /// [`crate::version::UPCALL`].
+        version: u16,
+        /// The file set mounted.
+        fileset: FileSetId,
+        /// Process id of Presto.
+        pid: u32,
+        /// The epoch of the permit that it holds, if any: it outlives Lento.
+        permit: Option<u64>,
+        /// The last record in its log.
+        last: u64,
+        /// Set when the log was last written before a crash of the system: the number of the last record that
+        /// survived. Recovery by comparison is due (design D6).
+        lost_after: Option<u64>,
+    },
+    /// Somebody wants to change something and the permit is not here. Sent once, until granted or refused.
+    GetPermit,
+    /// The permit is given back: no operation is in flight, and all are in the log up to `last`.
+    Released {
+        /// The last record made under it.
+        last: u64,
+    },
+    /// The doorbell: the log grew beyond the `seen` of the last [`Downcall::Arm`], and `last` is finished.
+    Advanced {
+        /// The last record; all up to it are finished.
+        last: u64,
+    },
+    /// The log could not be written: changes are refused with `ENOSPC` or `EIO` until it can be again.
+    LogFailed {
+        /// errno.
+        errno: i32,
+    },
+    /// Answer to [`Downcall::Synced`].
+    LogSynced {
+        /// Every record up to it is durable.
+        last: u64,
+    },
+    /// Answer to [`Downcall::Invalidate`], when the kernel has dropped what was named.
+    Invalidated {
+        /// Its token.
+        token: u64,
+    },
+    /// A file that was replaced while open for writing here was changed after that; its content was saved.
+    Orphaned {
+        /// Name of the copy below `.intermezzo/conflicts`.
+        saved: Name,
+    },
+}
+
+/// Lento to Presto.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Downcall {
+    /// The permit is here until it is revoked.
+    Grant {
+        /// The epoch in which records are made from now.
+        epoch: u64,
+    },
+    /// Give the permit back when operations in flight have ended; answered by [`Upcall::Released`].
+    Revoke,
+    /// Ring when the log grows beyond `seen`; at once, if it has.
+    Arm {
+        /// The last record that Lento read.
+        seen: u64,
+    },
+    /// Segments in which no record is later than `upto` may go: everybody who needs them has them durably.
+    Trim {
+        /// Record number.
+        upto: u64,
+    },
+    /// Make the log durable; answered by [`Upcall::LogSynced`].
+    Synced,
+    /// Lento changed the bottom: have the kernel forget what it cached. Answered by [`Upcall::Invalidated`].
+    Invalidate {
+        /// Comes back in the answer.
+        token: u64,
+        /// Directory entries that appeared, changed or went.
+        entries: Vec<(Handle, Name)>,
+        /// Objects whose attributes or content changed.
+        objects: Vec<Handle>,
+        /// Files whose inode was replaced: whoever still writes to one of them writes to an orphan.
+        replaced: Vec<Handle>,
+    },
+    /// Unmount and end. Parked requests fail with `EIO`.
+    Shutdown,
+}
+
+fn encode<T: Serialize>(message: &T, what: &'static str) -> Result<Vec<u8>, ProtocolError> {
+    let mut out = postcard::to_extend(message, vec![0; UPCALL_FRAME_HEADER_BYTES])
+        .map_err(|why| ProtocolError::malformed(what, why))?;
+    let got = out.len() - UPCALL_FRAME_HEADER_BYTES;
+    if got > limits::UPCALL_BYTES {
+        return Err(ProtocolError::TooLong { what, got, limit: limits::UPCALL_BYTES });
+    }
+    out[..UPCALL_FRAME_HEADER_BYTES].copy_from_slice(&(got as u32).to_le_bytes());
+    Ok(out)
+}
+
+/// A frame with `upcall` in it.
+pub fn encode_upcall(upcall: &Upcall) -> Result<Vec<u8>, ProtocolError> {
+    encode(upcall, "an upcall")
+}
+
+/// A frame with `downcall` in it.
+pub fn encode_downcall(downcall: &Downcall) -> Result<Vec<u8>, ProtocolError> {
+    encode(downcall, "a downcall")
+}
+
+/// Cuts a byte stream into messages: [`UpcallReader::push`] bytes in, then [`UpcallReader::next`] until `None`.
+#[derive(Debug, Default)]
+pub struct UpcallReader {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl UpcallReader {
+    /// Adds bytes that arrived.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole message, an [`Upcall`] or a [`Downcall`] by what the caller asks for.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next<T: for<'de> Deserialize<'de>>(&mut self) -> Result<Option<T>, ProtocolError> {
+        const WHAT: &str = "a message of the upcall channel";
+        let bytes = &self.buffer[self.start..];
+        let Some(header) = bytes.first_chunk::<UPCALL_FRAME_HEADER_BYTES>() else { return Ok(None) };
+        let len = u32::from_le_bytes(*header) as usize;
+        if len > limits::UPCALL_BYTES {
+            return Err(ProtocolError::TooLong { what: WHAT, got: len, limit: limits::UPCALL_BYTES });
+        }
+        let Some(body) = bytes[UPCALL_FRAME_HEADER_BYTES..].get(..len) else { return Ok(None) };
+        let message = postcard::from_bytes(body).map_err(|why| ProtocolError::malformed(WHAT, why))?;
+        self.start += UPCALL_FRAME_HEADER_BYTES + len;
+        Ok(Some(message))
+    }
+}
