@@ -1,0 +1,266 @@
+//! The command line: every command, option and example; man pages and completions are made from these definitions.
+
+mod duration;
+mod examples;
+mod fileset;
+
+pub use duration::parse_duration;
+pub use fileset::{CreateArgs, FilesetCommand, ListArgs, MountOptions, RemoveArgs, ReplicateArgs};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use protocol::{FileSetName, HostName};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Where a host's state is kept if nobody says otherwise.
+pub const DEFAULT_HOME: &str = "/var/lib/intermezzo";
+
+/// Replicates directories between servers: both sides writable, changes shipped as they happen.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "lento", version, propagate_version = true, after_help = examples::LENTO, max_term_width = 100)]
+pub struct Cli {
+    /// Directory of this host's state: identity, certificates, database, sockets
+    #[arg(long, global = true, env = "LENTO_HOME", value_name = "DIR", default_value = DEFAULT_HOME)]
+    pub home: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// A command of `lento`. [`Command::Init`], [`Command::Join`] and [`Command::Daemon`] run by themselves;
+/// [`Command::Generate`] writes files; all others ask the daemon.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Make this host the first of a new cluster
+    #[command(after_help = examples::INIT)]
+    Init(InitArgs),
+    /// Run the manager of this host
+    #[command(after_help = examples::DAEMON)]
+    Daemon(DaemonArgs),
+    /// Create, list and remove file sets
+    #[command(subcommand, after_help = examples::FILESET)]
+    Fileset(FilesetCommand),
+    /// Print a ticket with which one more host can join and replicate a file set
+    #[command(after_help = examples::INVITE)]
+    Invite(InviteArgs),
+    /// Make this host a member of the cluster that gave the ticket
+    #[command(after_help = examples::JOIN)]
+    Join(JoinArgs),
+    /// Replicate a file set of the cluster to this host
+    #[command(after_help = examples::REPLICATE)]
+    Replicate(ReplicateArgs),
+    /// Show this host, its peers and its file sets
+    #[command(after_help = examples::STATUS)]
+    Status(JsonArgs),
+    /// Wait until every replica has what is there now
+    #[command(after_help = examples::WAIT)]
+    Wait(WaitArgs),
+    /// Show the modification log
+    #[command(after_help = examples::LOG)]
+    Log(LogArgs),
+    /// Compare a file set between its hosts, content and attributes
+    #[command(after_help = examples::VERIFY)]
+    Verify(VerifyArgs),
+    /// Mount a file set of this host
+    #[command(after_help = examples::MOUNT)]
+    Mount(MountArgs),
+    /// Unmount a file set
+    #[command(after_help = examples::UMOUNT)]
+    Umount(UmountArgs),
+    /// Check the object database of a file set against its files
+    #[command(after_help = examples::FSCK)]
+    Fsck(FsckArgs),
+    /// Write man pages or shell completions (for packagers)
+    #[command(hide = true)]
+    Generate(GenerateArgs),
+}
+
+/// Options of `lento init`.
+#[derive(Debug, Clone, Args)]
+pub struct InitArgs {
+    /// Name of this host, unique in the cluster
+    #[arg(long, value_name = "HOST")]
+    pub name: HostName,
+    /// Address and port on which other hosts reach this one
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+}
+
+/// Options of `lento daemon`.
+#[derive(Debug, Clone, Args)]
+pub struct DaemonArgs {
+    /// Say more: once for what is done, twice for every step (RUST_LOG, if set, decides instead)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Log as JSON, one object a line
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+/// Options of `lento invite`.
+#[derive(Debug, Clone, Args)]
+pub struct InviteArgs {
+    /// The file set that the new host may replicate
+    #[arg(long, value_name = "NAME")]
+    pub fileset: FileSetName,
+    /// How long the ticket is good for
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
+    pub expires: Duration,
+}
+
+/// Options of `lento join`.
+#[derive(Debug, Clone, Args)]
+pub struct JoinArgs {
+    /// The ticket that `lento invite` printed; `-` reads it from standard input
+    pub ticket: String,
+    /// Name of this host, unique in the cluster
+    #[arg(long, value_name = "HOST")]
+    pub name: HostName,
+    /// Address and port on which other hosts reach this one
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+}
+
+/// The option of commands that have no other.
+#[derive(Debug, Clone, Args)]
+pub struct JsonArgs {
+    /// Print JSON instead of tables
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `lento wait`.
+#[derive(Debug, Clone, Args)]
+pub struct WaitArgs {
+    /// The file set
+    pub name: FileSetName,
+    /// Longest time to wait; without it, for ever
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// Options of `lento log`.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// The file set
+    pub name: FileSetName,
+    /// Go on with new records until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Print one JSON object a record
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `lento verify`.
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArgs {
+    /// The file set
+    pub name: FileSetName,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `lento mount`.
+#[derive(Debug, Clone, Args)]
+pub struct MountArgs {
+    /// The file set
+    pub name: FileSetName,
+    /// Where; the store itself can be covered by its own mount
+    pub dir: PathBuf,
+}
+
+/// Options of `lento umount`.
+#[derive(Debug, Clone, Args)]
+pub struct UmountArgs {
+    /// The mount point, or the name of the file set
+    pub target: PathBuf,
+}
+
+/// Options of `lento fsck`.
+#[derive(Debug, Clone, Args)]
+pub struct FsckArgs {
+    /// The file set
+    pub name: FileSetName,
+    /// Make the database anew from the files, then compare with the other hosts
+    #[arg(long)]
+    pub rebuild: bool,
+}
+
+/// What `lento generate` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Generated {
+    /// Man pages, section 1
+    Man,
+    /// Completions for bash, zsh and fish
+    Completions,
+}
+
+/// Options of `lento generate`.
+#[derive(Debug, Clone, Args)]
+pub struct GenerateArgs {
+    /// What
+    pub what: Generated,
+    /// Directory to write to
+    pub dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cli, Command, FilesetCommand};
+    use crate::control::WaitPolicy;
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_command_teaches_by_example() {
+        fn check(command: &clap::Command) {
+            for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+                let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("lento "), "`{}` has no example", sub.get_name());
+                assert!(sub.get_about().is_some(), "`{}` is not described", sub.get_name());
+                check(sub);
+            }
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn every_example_parses() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for example in help.lines().filter_map(|line| line.trim().strip_prefix("# ").or(Some(line.trim()))) {
+                if !example.starts_with("lento ") {
+                    continue;
+                }
+                let words =
+                    example.split_whitespace().take_while(|word| !["|", "&&", "||", ";", "#", ">", "<"].contains(word));
+                if let Err(why) = Cli::try_parse_from(words) {
+                    panic!("{example:?}: {why}");
+                }
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn a_time_limit_needs_a_soft_mount() {
+        let parse = |rest: &[&str]| {
+            Cli::try_parse_from(["lento", "fileset", "create", "web", "--store", "/s"].iter().chain(rest))
+        };
+        assert!(parse(&["--timeout", "5s"]).is_err());
+        assert!(parse(&["--hard", "--soft"]).is_err());
+        let policy = |rest| match parse(rest).expect("legal").command {
+            Command::Fileset(FilesetCommand::Create(args)) => args.mount.policy(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(policy(&[]), WaitPolicy::Hard);
+        assert_eq!(policy(&["--soft"]), WaitPolicy::Soft { timeout_ms: 30_000 });
+        assert_eq!(policy(&["--soft", "--timeout", "500ms"]), WaitPolicy::Soft { timeout_ms: 500 });
+    }
+}

@@ -1,0 +1,124 @@
+//! What the command line asks the daemon.
+
+use super::ByteText;
+use protocol::FileSetName;
+use serde::{Deserialize, Serialize};
+
+/// Version of the control protocol: the command line and the daemon are installed together, and a daemon that was not
+/// restarted after an upgrade says so instead of misunderstanding.
+pub const CONTROL_VERSION: u16 = 1;
+
+/// The one line that a client sends on a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// [`CONTROL_VERSION`] of the sender.
+    pub version: u16,
+    /// What it wants.
+    pub request: ControlRequest,
+}
+
+/// What a writer does that needs the permit while the holder cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitPolicy {
+    /// Waits; can be interrupted by a signal.
+    #[default]
+    Hard,
+    /// Waits this long, then fails with `ETIMEDOUT`.
+    Soft {
+        /// Milliseconds.
+        timeout_ms: u64,
+    },
+}
+
+/// What is to be unmounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UmountTarget {
+    /// The mount of this file set.
+    Name(FileSetName),
+    /// The mount at this absolute path.
+    Dir(ByteText),
+}
+
+/// One request. Paths are absolute: the client resolves them, as the daemon has another working directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ControlRequest {
+    /// Answered by one [`super::ControlEvent::Status`].
+    Status,
+    /// Adopt a directory as a new file set, with this host its holder, and mount it. Progress while it is adopted.
+    FilesetCreate {
+        /// The new name.
+        name: FileSetName,
+        /// The native directory; made if it does not exist.
+        store: ByteText,
+        /// Where to mount; over `store` itself if absent.
+        mount: Option<ByteText>,
+        /// For writers without the permit.
+        wait: WaitPolicy,
+    },
+    /// Forget a file set on this host: unmount it, tell the other hosts, remove `.intermezzo`, leave the files.
+    FilesetRemove {
+        /// Which.
+        name: FileSetName,
+    },
+    /// A ticket for one more host. Answered by [`super::ControlEvent::Ticket`].
+    Invite {
+        /// The file set that the host may replicate.
+        fileset: FileSetName,
+        /// Life of the ticket in seconds.
+        life_s: u64,
+    },
+    /// Replicate a file set of the cluster to this host: progress until live. The copy goes on when the client leaves.
+    Replicate {
+        /// Which.
+        name: FileSetName,
+        /// The native directory; made if it does not exist.
+        store: ByteText,
+        /// Where to mount; over `store` itself if absent.
+        mount: Option<ByteText>,
+        /// For writers without the permit.
+        wait: WaitPolicy,
+    },
+    /// Done when every replica has what was there at the request; else [`super::Code::Timeout`].
+    Wait {
+        /// Which.
+        name: FileSetName,
+        /// Longest time; for ever if absent.
+        timeout_ms: Option<u64>,
+    },
+    /// The modification log: one [`super::ControlEvent::Log`] a record, oldest first.
+    Log {
+        /// Of which file set.
+        name: FileSetName,
+        /// Go on with new records until the client leaves.
+        follow: bool,
+    },
+    /// Compare with the other hosts: [`super::ControlEvent::Difference`]s, one [`super::ControlEvent::Compared`] a
+    /// host, and [`super::Code::Failed`] in the end if anything differs or a host could not be compared.
+    Verify {
+        /// Which.
+        name: FileSetName,
+    },
+    /// Mount a file set of this host.
+    Mount {
+        /// Which.
+        name: FileSetName,
+        /// Where; remembered.
+        dir: ByteText,
+    },
+    /// Unmount; remembered, so it stays unmounted after a restart.
+    Umount {
+        /// Which.
+        target: UmountTarget,
+    },
+    /// Check the object database against the files, or make it anew from them. [`super::ControlEvent::Note`]s tell
+    /// what was found.
+    Fsck {
+        /// Of which file set.
+        name: FileSetName,
+        /// Make it anew.
+        rebuild: bool,
+    },
+}
