@@ -55,6 +55,17 @@ pub const CONNECTIONS_PER_HOST: usize = 4;
 /// Connections that have not yet finished their handshake.
 pub const HANDSHAKES: usize = 64;
 
+/// Control packets that may wait to be sent on one connection; a peer that lets more pile up is disconnected.
+pub const CONTROL_QUEUE_PACKETS: usize = 16_384;
+/// The same in bytes, headers included.
+pub const CONTROL_QUEUE_BYTES: usize = 64 << 20;
+/// Bulk bytes that may wait to be sent on one connection; senders wait beyond it.
+pub const BULK_QUEUE_BYTES: usize = 2 << 20;
+/// Packets are joined into writes of about this size; a control packet waits at most for one such write.
+pub const WRITE_BATCH_BYTES: usize = 256 * 1024;
+/// Longest first packet of a host that has no certificate yet.
+pub const JOIN_PACKET_BYTES: usize = 16 * 1024;
+
 /// Time within which a TLS handshake and the hello must be complete.
 pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 /// A heartbeat is sent when a connection was quiet for this long.
