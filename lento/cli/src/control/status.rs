@@ -156,7 +156,8 @@ pub struct MountStatus {
 pub struct FileSetStatus {
     /// Its name.
     pub name: FileSetName,
-    /// Its id.
+    /// Its id, 32 hex digits.
+    #[serde(with = "hex_id")]
     pub id: FileSetId,
     /// This host's part.
     pub role: Role,
@@ -182,4 +183,18 @@ pub struct FileSetStatus {
     pub conflicts: u64,
     /// The last error in it.
     pub last_error: Option<Trouble>,
+}
+
+/// A file set's id as people see it; the protocol's own form is an array of numbers.
+mod hex_id {
+    use protocol::FileSetId;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(id: &FileSetId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<FileSetId, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
 }
