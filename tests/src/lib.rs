@@ -1,1 +1,16 @@
-//! Whole-system tests.
+//! Whole-system tests on the built programs: hosts in network namespaces, stores on ext4 images, faults, benchmarks.
+//!
+//! Needs root, loop devices and network namespaces; what is missing is an error, never a test left out.
+
+pub mod cluster;
+pub mod dice;
+pub mod host;
+pub mod image;
+pub mod network;
+pub mod permits;
+pub mod presto;
+pub mod process;
+pub mod shell;
+pub mod sources;
+pub mod tree;
+pub mod workspace;

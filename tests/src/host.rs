@@ -1,0 +1,244 @@
+//! One host: its disk, its state, its daemon, its commands.
+
+use crate::{
+    image::Image,
+    presto::{fuse_is_mounted, program},
+    process,
+    shell::{Cmd, cmd, eventually, kill_group, tail, wait_for},
+};
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Child,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// The file set of all tests.
+pub const FILESET: &str = "web";
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where a host listens, and in which namespace it lives.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its name: `a`, `b`…
+    pub name: String,
+    /// Network namespace.
+    pub namespace: String,
+    /// `address:port`.
+    pub listen: String,
+}
+
+/// A host. Its store lies on an image of its own; all of it is gone when dropped.
+#[derive(Debug)]
+pub struct Host {
+    place: Place,
+    dir: PathBuf,
+    home: PathBuf,
+    daemon: Mutex<Option<Child>>,
+    disk: Mutex<Image>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Host {
+    /// Makes directories and disk in `space`; starts nothing. With `state_on_disk`, the manager's state is on the disk
+    /// too, and loses power with it.
+    pub fn new(space: &Path, place: Place, disk_bytes: u64, state_on_disk: bool) -> Result<Self> {
+        let dir = space.join(&place.name);
+        fs::create_dir_all(&dir)?;
+        let disk = Image::on_loop(&dir, "disk", disk_bytes)?;
+        let home = if state_on_disk { disk.path().join("home") } else { dir.join("home") };
+        fs::create_dir_all(disk.path().join("store"))?;
+        let host = Self { place, dir, home, daemon: Mutex::new(None), disk: Mutex::new(disk) };
+        host.bind_raw()?;
+        Ok(host)
+    }
+
+    /// The disk once more, at a place where no mount covers the store.
+    fn bind_raw(&self) -> Result<()> {
+        let (disk, raw) = (self.dir.join("disk"), self.dir.join("raw"));
+        fs::create_dir_all(&raw)?;
+        cmd("mount", ["--make-private"]).arg(&disk).ok()?;
+        cmd("mount", ["--bind"]).arg(disk).arg(&raw).ok()?;
+        cmd("mount", ["--make-private"]).arg(raw).ok().map(|_| ())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.place.name
+    }
+
+    /// `address:port` at which it listens.
+    pub fn listen(&self) -> &str {
+        &self.place.listen
+    }
+
+    /// The mount, which covers the store.
+    pub fn mount(&self) -> PathBuf {
+        self.dir.join("disk/store")
+    }
+
+    /// The store beneath the mount.
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("raw/store")
+    }
+
+    /// A path below the mount.
+    pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.mount().join(path)
+    }
+
+    /// Its state directory.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// Bytes free on its disk.
+    pub fn available(&self) -> Result<u64> {
+        lock(&self.disk).available()
+    }
+
+    /// A command of `lento` on this host.
+    pub fn lento<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
+        let program = program("lento").unwrap_or_else(|_| "lento".into());
+        cmd(program, args).env("LENTO_HOME", &self.home).env("RUST_BACKTRACE", "1").in_netns(&self.place.namespace)
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start(&self) -> Result<()> {
+        let mut daemon = lock(&self.daemon);
+        ensure!(daemon.is_none(), "the daemon of {} runs already", self.name());
+        *daemon = Some(self.lento(["daemon", "-v"]).spawn(&self.log_path())?);
+        drop(daemon);
+        eventually(READY_TIMEOUT, "the daemon answers", || {
+            if let Some(child) = lock(&self.daemon).as_mut()
+                && let Some(status) = child.try_wait()?
+            {
+                bail!("it ended with {status}");
+            }
+            self.lento(["status"]).timeout(Duration::from_secs(5)).ok().map(|_| true)
+        })
+        .with_context(|| format!("host {}", self.name()))
+        .map(|_| ())
+    }
+
+    /// Ends the daemon as a service manager would, and its mounts with it.
+    pub fn stop(&self) -> Result<()> {
+        let Some(mut child) = lock(&self.daemon).take() else { return Ok(()) };
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM)?;
+        match wait_for(&mut child, Duration::from_secs(20))? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("the daemon of {} ended with {status} after SIGTERM", self.name()),
+            None => {
+                kill_group(&mut child);
+                bail!("the daemon of {} does not end after SIGTERM", self.name())
+            }
+        }
+    }
+
+    /// SIGKILL to the daemon only; the mount goes on. Tells whether there was one.
+    pub fn kill_lento(&self) -> Result<bool> {
+        let Some(mut child) = lock(&self.daemon).take() else { return Ok(false) };
+        let there = child.try_wait()?.is_none();
+        // Not its group: Presto may be in it, and has to outlive it.
+        child.kill()?;
+        child.wait()?;
+        Ok(there)
+    }
+
+    /// The processes of Presto on this host.
+    pub fn prestos(&self) -> Vec<Pid> {
+        let mine = process::mentioning(&self.dir);
+        mine.into_iter().filter(|pid| process::name(*pid).as_deref() == Some("presto")).collect()
+    }
+
+    /// SIGKILL to Presto. Returns how many were killed.
+    pub fn kill_presto(&self) -> Result<usize> {
+        process::kill9(&self.prestos())
+    }
+
+    /// Waits until the mount serves.
+    pub fn wait_mounted(&self) -> Result<()> {
+        eventually(READY_TIMEOUT, "the mount serves", || fuse_is_mounted(&self.mount()))
+            .with_context(|| format!("host {}", self.name()))
+            .map(|_| ())
+    }
+
+    /// Cuts the power of the disk, ends all processes, and brings disk and daemon up again: a host that crashed.
+    pub fn power_cycle(&self) -> Result<()> {
+        let mut disk = lock(&self.disk);
+        disk.power_off()?;
+        self.end_processes();
+        self.unmount_all();
+        disk.unmount()?;
+        disk.mount()?;
+        drop(disk);
+        self.bind_raw()
+    }
+
+    /// Ends all that runs on this host with SIGKILL.
+    pub fn end_processes(&self) {
+        if let Some(mut child) = lock(&self.daemon).take() {
+            kill_group(&mut child);
+        }
+        let _ = process::kill9(&process::mentioning(&self.dir));
+    }
+
+    fn unmount_all(&self) {
+        while fuse_is_mounted(&self.mount()).unwrap_or(true) {
+            if cmd("umount", ["-l"]).arg(self.mount()).run().is_ok_and(|o| !o.status.success()) {
+                break;
+            }
+        }
+        let _ = cmd("umount", [self.dir.join("raw")]).run();
+    }
+
+    /// What `lento status --json` prints.
+    pub fn status(&self) -> Result<Value> {
+        let text = self.lento(["status", "--json"]).timeout(Duration::from_secs(10)).ok()?;
+        serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+    }
+
+    /// The file set's part of the status.
+    pub fn fileset(&self) -> Result<Value> {
+        let status = self.status()?;
+        let all = status["filesets"].as_array().context("no file sets in the status")?;
+        let found = all.iter().find(|f| f["name"] == FILESET);
+        found.cloned().with_context(|| format!("no file set {FILESET} on {}: {status}", self.name()))
+    }
+
+    /// Where the daemon's output goes.
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.join("daemon.log")
+    }
+
+    /// For people who want to know why a test failed.
+    pub fn report(&self) {
+        let log = fs::read(self.log_path()).unwrap_or_default();
+        eprintln!("---- host {}: the end of {:?}", self.name(), self.log_path());
+        eprint!("{}", tail(&String::from_utf8_lossy(&log), 60));
+        match self.lento(["status"]).timeout(Duration::from_secs(3)).run() {
+            Ok(outcome) => eprint!("---- its status\n{}{}", outcome.stdout, outcome.stderr),
+            Err(why) => eprintln!("---- no status: {why}"),
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.report();
+        }
+        self.end_processes();
+        self.unmount_all();
+    }
+}
