@@ -1,0 +1,192 @@
+//! Sending history to one peer: reintegration on the way to the holder, update notification on the way from it
+//! (paper: "Protocols"; the same code).
+
+use protocol::{Position, limits};
+use std::collections::VecDeque;
+
+/// What is sent to one peer, and what it said of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ship {
+    state: State,
+    /// Ends of the shipments that are not acknowledged, in order.
+    in_flight: VecDeque<Position>,
+    /// All up to here is visible at the peer.
+    pub(crate) acked: Position,
+    /// All up to here survives a loss of power at the peer.
+    pub(crate) durable: Position,
+    /// The peer's own word for why it does not go on; empty if it does.
+    pub(crate) stalled: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum State {
+    /// Not connected, or not in step: nothing is sent.
+    #[default]
+    Closed,
+    /// All was sent up to `sent`; more may be there.
+    Open { sent: Position },
+    /// The history after `sent` is being read; `again` if it grew meanwhile.
+    Reading { sent: Position, again: bool },
+    /// All was sent, and there was no more.
+    Idle { sent: Position },
+}
+
+impl Ship {
+    /// The peer stands at `from` and can take what follows.
+    pub(crate) fn open(&mut self, from: Position) {
+        self.in_flight.clear();
+        self.stalled.clear();
+        self.acked = from;
+        self.state = match self.state {
+            // A read is under way for the position before: its answer will not fit and starts a new one.
+            State::Reading { .. } => State::Reading { sent: from, again: true },
+            _ => State::Open { sent: from },
+        };
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.in_flight.clear();
+        self.state = State::Closed;
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.state != State::Closed
+    }
+
+    /// How far everything was sent.
+    pub(crate) fn sent(&self) -> Option<Position> {
+        match self.state {
+            State::Closed => None,
+            State::Open { sent } | State::Reading { sent, .. } | State::Idle { sent } => Some(sent),
+        }
+    }
+
+    /// The history may have grown.
+    pub(crate) fn handle_growth(&mut self) {
+        self.state = match self.state {
+            State::Idle { sent } => State::Open { sent },
+            State::Reading { sent, .. } => State::Reading { sent, again: true },
+            other => other,
+        };
+    }
+
+    /// Where to read next, if something is to be read now; it is then taken to be read.
+    pub(crate) fn poll_read(&mut self) -> Option<Position> {
+        match self.state {
+            State::Open { sent } if self.in_flight.len() < limits::SHIPMENTS_IN_FLIGHT => {
+                self.state = State::Reading { sent, again: false };
+                Some(sent)
+            }
+            _ => None,
+        }
+    }
+
+    /// A shipment from `after` to `upto` was read: whether it is to be sent.
+    pub(crate) fn handle_shipment(&mut self, after: Position, upto: Position) -> bool {
+        match self.state {
+            State::Reading { sent, .. } if sent == after => {
+                self.in_flight.push_back(upto);
+                self.state = State::Open { sent: upto };
+                true
+            }
+            State::Reading { sent, .. } => {
+                self.state = State::Open { sent };
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// The read found nothing to send up to `upto`: where an empty shipment begins that tells so, if one is due.
+    pub(crate) fn handle_up_to_date(&mut self, upto: Position) -> Option<Position> {
+        let State::Reading { sent, again } = self.state else { return None };
+        let skipped = upto > sent;
+        let next = sent.max(upto);
+        self.state = if again { State::Open { sent: next } } else { State::Idle { sent: next } };
+        if skipped {
+            self.in_flight.push_back(next);
+        }
+        skipped.then_some(sent)
+    }
+
+    /// The read failed: it is tried again when the history grows or the peer acknowledges something.
+    pub(crate) fn handle_read_failed(&mut self) {
+        if let State::Reading { sent, .. } = self.state {
+            self.state = State::Idle { sent };
+        }
+    }
+
+    /// The peer acknowledged. Returns whether what it says is possible. What it says of more than was sent was said
+    /// before this host began anew, and will be said again.
+    pub(crate) fn handle_applied(&mut self, applied: Position, durable: Position) -> bool {
+        if durable > applied {
+            return false;
+        }
+        if self.sent().is_none_or(|sent| applied > sent) {
+            return true;
+        }
+        self.acked = self.acked.max(applied);
+        self.durable = self.durable.max(durable);
+        while self.in_flight.front().is_some_and(|end| *end <= applied) {
+            self.in_flight.pop_front();
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(number: u64) -> Position {
+        Position::new(1, number)
+    }
+
+    #[test]
+    fn no_more_is_sent_than_the_window_allows() {
+        let mut ship = Ship::default();
+        ship.open(Position::START);
+        let mut sent = Position::START;
+        for n in 1..=limits::SHIPMENTS_IN_FLIGHT as u64 {
+            assert_eq!(ship.poll_read(), Some(sent));
+            assert!(ship.handle_shipment(sent, at(n)));
+            sent = at(n);
+        }
+        assert_eq!(ship.poll_read(), None);
+        assert!(ship.handle_applied(at(1), Position::START));
+        assert_eq!(ship.poll_read(), Some(sent));
+    }
+
+    #[test]
+    fn growth_during_a_read_is_not_forgotten() {
+        let mut ship = Ship::default();
+        ship.open(at(5));
+        assert_eq!(ship.poll_read(), Some(at(5)));
+        ship.handle_growth();
+        assert_eq!(ship.handle_up_to_date(at(5)), None);
+        assert_eq!(ship.poll_read(), Some(at(5)));
+        assert_eq!(ship.handle_up_to_date(at(5)), None);
+        assert_eq!(ship.poll_read(), None);
+    }
+
+    #[test]
+    fn a_read_for_an_old_connection_is_not_sent_on_the_new_one() {
+        let mut ship = Ship::default();
+        ship.open(at(5));
+        assert_eq!(ship.poll_read(), Some(at(5)));
+        ship.close();
+        ship.open(at(2));
+        assert_eq!(ship.poll_read(), Some(at(2)));
+        assert!(!ship.handle_shipment(at(5), at(9)));
+        assert_eq!(ship.poll_read(), Some(at(2)));
+    }
+
+    #[test]
+    fn an_impossible_acknowledgement_is_noticed() {
+        let mut ship = Ship::default();
+        ship.open(at(5));
+        assert!(!ship.handle_applied(at(4), at(5)));
+        assert!(ship.handle_applied(at(6), at(5)));
+        assert_eq!((ship.acked, ship.durable), (at(5), Position::START), "it was not sent, so it is not acknowledged");
+    }
+}

@@ -1,0 +1,133 @@
+//! Getting in step (design §4 D6, D11): a copy that cannot be continued by the log is brought up by comparison.
+//!
+//! The side that takes the other's tree must have given away first what only it has: a replicator gives up its permit and
+//! ships its whole log, then compares. The holder compares with a replicator only when that one had the permit for so
+//! long that its log does not reach back; then every other replicator must compare too.
+
+use crate::Action;
+use crate::fileset::FileSet;
+use crate::link::Copying;
+use crate::mine::Mine;
+use protocol::{HostId, Message, Position, limits};
+use std::collections::VecDeque;
+
+impl FileSet {
+    /// The copy must be taken anew from `peer`.
+    pub(crate) fn need_copy(&mut self, peer: HostId, out: &mut VecDeque<Action>) {
+        if !self.is_holder() {
+            self.saved.in_step = None;
+            self.save(out);
+        }
+        if let Some(link) = self.links.get_mut(&peer)
+            && link.copy == Copying::Not
+        {
+            link.copy = Copying::Draining;
+        }
+    }
+
+    pub(crate) fn advance_copy(&mut self, peer: HostId, now_ms: u64, out: &mut VecDeque<Action>) {
+        let holder = self.is_holder();
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        if !link.up {
+            return;
+        }
+        let drained = match link.copy {
+            Copying::Not | Copying::Comparing => return,
+            Copying::Pausing { until_ms } if until_ms > now_ms => return,
+            Copying::Pausing { .. } => true,
+            // The holder takes what a replicator has because its own copy is behind it: nothing to give away.
+            Copying::Draining if holder => true,
+            Copying::Draining => {
+                matches!(self.mine.state, Mine::None | Mine::Asked)
+                    && link.ship.is_open()
+                    && link.ship.acked >= self.tail
+            }
+        };
+        if drained && !link.apply.is_busy() {
+            link.copy = Copying::Comparing;
+            out.push_back(Action::Compare { fileset: self.id, from: peer });
+        }
+    }
+
+    pub(crate) fn handle_compared(
+        &mut self,
+        peer: HostId,
+        result: Result<Position, String>,
+        now_ms: u64,
+        out: &mut VecDeque<Action>,
+    ) {
+        let holder = self.is_holder();
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        if link.apply.is_fetching_missing() {
+            link.apply.handle_missing_fetched(now_ms, result.map(|_| ()));
+            self.tell_stalled(peer, out);
+            return;
+        }
+        if link.copy != Copying::Comparing {
+            return;
+        }
+        match result {
+            Err(why) => {
+                link.apply.stalled = why;
+                link.copy = Copying::Pausing { until_ms: now_ms + limits::NO_SPACE_RETRY_MS };
+                self.tell_stalled(peer, out);
+            }
+            Ok(after) => {
+                link.copy = Copying::Not;
+                link.apply.reset(after);
+                link.apply.durable = after;
+                let theirs = link.peer.as_ref().map(|state| state.incarnation);
+                if holder {
+                    // What was taken over is in no log here: the other replicators, and this one, compare.
+                    self.saved.incarnation += 1;
+                } else {
+                    self.saved.in_step = theirs.map(|theirs| (theirs, self.saved.incarnation));
+                }
+                self.save(out);
+                self.tell_everyone(out);
+            }
+        }
+    }
+
+    /// Says the state of this host's copy to all that are connected, and closes what can no longer be continued.
+    pub(crate) fn tell_everyone(&mut self, out: &mut VecDeque<Action>) {
+        let peers: Vec<HostId> = self.links.keys().copied().collect();
+        for peer in peers {
+            if self.is_holder() && !self.in_step(peer) {
+                if let Some(link) = self.links.get_mut(&peer) {
+                    link.ship.close();
+                }
+            }
+            // Whoever hears a state ships from its `applied` on: what is queued here comes again.
+            if let Some(link) = self.links.get_mut(&peer) {
+                let applied = link.apply.applied;
+                link.apply.reset(applied);
+            }
+            self.send_state(peer, out);
+        }
+    }
+
+    /// The local Presto lost records with the power, up to those after `lost_after`.
+    pub(crate) fn handle_lost_power(&mut self, lost_after: u64, out: &mut VecDeque<Action>) {
+        if self.saved.lost_after == Some(lost_after) {
+            return;
+        }
+        self.saved.lost_after = Some(lost_after);
+        self.saved.incarnation += 1;
+        self.save(out);
+        self.tell_everyone(out);
+        if !self.is_holder() {
+            self.need_copy(self.saved.holder, out);
+        }
+    }
+
+    /// The log here does not reach back to where `peer` stands.
+    pub(crate) fn handle_too_old(&mut self, peer: HostId, out: &mut VecDeque<Action>) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.ship.close();
+            if link.up {
+                out.push_back(Action::Send { to: peer, message: Message::TooOld { fileset: self.id } });
+            }
+        }
+    }
+}
