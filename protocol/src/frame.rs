@@ -40,8 +40,7 @@ impl SegmentHeader {
     /// Reads what [`SegmentHeader::to_bytes`] wrote.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ProtocolError> {
         const WHAT: &str = "a log segment's header";
-        let bytes: &[u8; SEGMENT_HEADER_BYTES] =
-            bytes.first_chunk().ok_or(ProtocolError::Truncated(WHAT))?;
+        let bytes: &[u8; SEGMENT_HEADER_BYTES] = bytes.first_chunk().ok_or(ProtocolError::Truncated(WHAT))?;
         if &bytes[..8] != MAGIC {
             return Err(ProtocolError::malformed(WHAT, "this is not a modification log"));
         }

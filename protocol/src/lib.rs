@@ -5,6 +5,7 @@
 //! never a panic.
 
 mod attr;
+mod body;
 mod error;
 mod frame;
 mod ids;
@@ -23,7 +24,8 @@ pub use error::ProtocolError;
 pub use frame::{ENTRY_HEADER_BYTES, LogEntry, SEGMENT_HEADER_BYTES, SegmentHeader, decode_entry, encode_entry};
 pub use ids::{ClusterId, FileSetId, HostId, ObjectId};
 pub use message::{
-    Coding, Content, FileSetState, Have, Listing, ListingEntry, Message, Refusal, Reply, Request, Settled, Shipment, Wanted,
+    Coding, Content, FileSetState, Have, Listing, ListingEntry, Message, Refusal, Reply, Request, Settled, Shipment,
+    Wanted,
 };
 pub use name::{FileSetName, HostName, Name};
 pub use packet::{Act, PACKET_HEADER_BYTES, Packet, PacketKind, PacketReader, SessionToken};

@@ -40,6 +40,8 @@ pub const SHIPMENT_RECORDS: usize = 4096;
 pub const SHIPMENT_BYTES: usize = 512 * 1024;
 /// Shipments that may be sent ahead of their acknowledgement.
 pub const SHIPMENTS_IN_FLIGHT: usize = 16;
+/// Shipments that may be sent ahead when the receiver needs later records to commit the first ones.
+pub const SHIPMENTS_AHEAD: usize = 1024;
 /// Objects named in one request for content.
 pub const FETCH_OBJECTS: usize = 4096;
 /// Largest file whose content may be decompressed or held in memory as one piece.

@@ -1,10 +1,10 @@
 //! What is in the packets: requests, replies, messages, and the items of bulk data (paper: "Protocols").
 
 use crate::{
-    Attr, FileSetId, FileSetName, HostId, HostName, Name, ObjectId, Position, ProtocolError, Record, VersionStamp,
-    Xattr, limits, name::serde_bytes_box,
+    Attr, FileSetId, FileSetName, HostId, HostName, Name, ObjectId, Position, Record, VersionStamp, Xattr,
+    name::serde_bytes_box,
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 /// Asks for something; opens a session at the receiver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ pub enum Request {
     Fetch {
         /// In which file set.
         fileset: FileSetId,
-        /// At most [`limits::FETCH_OBJECTS`].
+        /// At most [`crate::limits::FETCH_OBJECTS`].
         wanted: Vec<Wanted>,
     },
     /// FetchDir, recursive: names, ids, stamps and attributes below `root`. Answered by data, then [`Reply::Listed`].
@@ -179,7 +179,7 @@ pub enum Content {
     Small {
         /// Which.
         index: u32,
-        /// Its bytes, at most [`limits::INLINE_CONTENT_BYTES`].
+        /// Its bytes, at most [`crate::limits::INLINE_CONTENT_BYTES`].
         #[serde(with = "serde_bytes_box")]
         bytes: Vec<u8>,
         /// Which version this is: that of the last record up to here that stored the object.
@@ -198,7 +198,7 @@ pub enum Content {
     Chunk {
         /// Which.
         index: u32,
-        /// Set when `bytes` are zstd; the length that they decompress to, at most [`limits::DATA_CHUNK_BYTES`].
+        /// Set when `bytes` are zstd; the length that they decompress to, at most [`crate::limits::DATA_CHUNK_BYTES`].
         zstd: Option<u32>,
         /// The bytes.
         #[serde(with = "serde_bytes_box")]
@@ -249,7 +249,7 @@ pub enum Content {
 pub struct Listing {
     /// The directory; a directory is listed before any entry in it is.
     pub directory: ObjectId,
-    /// At most [`limits::LISTING_ENTRIES`] in one item.
+    /// At most [`crate::limits::LISTING_ENTRIES`] in one item.
     pub entries: Vec<ListingEntry>,
     /// Whether these are the last of the directory.
     pub last: bool,
@@ -294,7 +294,7 @@ pub struct Shipment {
     pub upto: Position,
     /// Who wrote the records.
     pub writer: HostId,
-    /// In order; at most [`limits::SHIPMENT_RECORDS`].
+    /// In order; at most [`crate::limits::SHIPMENT_RECORDS`].
     pub records: Vec<Record>,
     /// What became of the objects that they touched, once each, if they still exist.
     pub settled: Vec<Settled>,
@@ -349,6 +349,12 @@ pub enum Message {
         /// All up to here survives a loss of power: the sender may trim its log.
         durable: Position,
     },
+    /// What was shipped cannot be committed without later records (content changed or went meanwhile): ship this many
+    /// more shipments ahead of their acknowledgement, until one is acknowledged.
+    ShipMore {
+        /// Of which file set.
+        fileset: FileSetId,
+    },
     /// The receiver cannot go on by itself for now (a full disk); the reason is for `lento status`.
     Stalled {
         /// Of which file set.
@@ -377,128 +383,4 @@ pub enum Message {
         /// How many.
         bytes: u32,
     },
-}
-
-macro_rules! body {
-    ($type:ty, $what:literal) => {
-        impl $type {
-            /// Postcard, for a packet's body.
-            pub fn to_body(&self) -> Result<Vec<u8>, ProtocolError> {
-                to_body(self, $what)
-            }
-            /// Reads a packet's body and checks its bounds.
-            pub fn from_body(bytes: &[u8]) -> Result<Self, ProtocolError> {
-                let value: Self = from_body(bytes, $what)?;
-                value.check()?;
-                Ok(value)
-            }
-        }
-    };
-}
-body!(Request, "a request");
-body!(Reply, "a reply");
-body!(Message, "a message");
-
-macro_rules! items {
-    ($type:ty, $what:literal) => {
-        impl $type {
-            /// Appends this item to a data packet's body.
-            pub fn append_to(&self, body: &mut Vec<u8>) -> Result<(), ProtocolError> {
-                let encoded = to_body(self, $what)?;
-                body.extend_from_slice(&encoded);
-                Ok(())
-            }
-            /// Takes the first item off a data packet's body; `None` at its end.
-            pub fn take_from<'a>(bytes: &'a [u8]) -> Result<Option<(Self, &'a [u8])>, ProtocolError> {
-                if bytes.is_empty() {
-                    return Ok(None);
-                }
-                let (item, rest): (Self, &'a [u8]) =
-                    postcard::take_from_bytes(bytes).map_err(|why| ProtocolError::malformed($what, why))?;
-                item.check()?;
-                Ok(Some((item, rest)))
-            }
-        }
-    };
-}
-items!(Content, "an item of content");
-items!(Listing, "an item of a listing");
-
-fn to_body<T: Serialize>(value: &T, what: &'static str) -> Result<Vec<u8>, ProtocolError> {
-    let body = postcard::to_stdvec(value).map_err(|why| ProtocolError::malformed(what, why))?;
-    bound(what, body.len(), limits::PACKET_BODY_BYTES)?;
-    Ok(body)
-}
-
-fn from_body<T: DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, ProtocolError> {
-    bound(what, bytes.len(), limits::PACKET_BODY_BYTES)?;
-    match postcard::take_from_bytes(bytes) {
-        Ok((value, [])) => Ok(value),
-        Ok(_) => Err(ProtocolError::malformed(what, "bytes follow it")),
-        Err(why) => Err(ProtocolError::malformed(what, why)),
-    }
-}
-
-fn bound(what: &'static str, got: usize, limit: usize) -> Result<(), ProtocolError> {
-    if got > limit { Err(ProtocolError::TooLong { what, got, limit }) } else { Ok(()) }
-}
-
-impl Request {
-    fn check(&self) -> Result<(), ProtocolError> {
-        match self {
-            Self::Fetch { wanted, .. } => bound("a list of wanted objects", wanted.len(), limits::FETCH_OBJECTS),
-            Self::Join { listen, secret, .. } => bound("a join request", listen.len() + secret.len(), 1024),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Reply {
-    fn check(&self) -> Result<(), ProtocolError> {
-        Ok(())
-    }
-}
-
-impl Message {
-    fn check(&self) -> Result<(), ProtocolError> {
-        match self {
-            Self::Shipment(shipment) => {
-                bound("a shipment", shipment.records.len(), limits::SHIPMENT_RECORDS)?;
-                if shipment.upto < shipment.after {
-                    return Err(ProtocolError::malformed("a shipment", "it ends before it begins"));
-                }
-                shipment.settled.iter().try_for_each(Settled::check)
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Content {
-    fn check(&self) -> Result<(), ProtocolError> {
-        match self {
-            Self::Small { bytes, .. } => bound("a small file", bytes.len(), limits::INLINE_CONTENT_BYTES as usize),
-            Self::Chunk { zstd, bytes, .. } => bound(
-                "a chunk",
-                zstd.map_or(bytes.len(), |n| bytes.len().max(n as usize)),
-                limits::DATA_CHUNK_BYTES,
-            ),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Listing {
-    fn check(&self) -> Result<(), ProtocolError> {
-        bound("a listing", self.entries.len(), limits::LISTING_ENTRIES)?;
-        self.entries.iter().try_for_each(|entry| entry.settled.check())
-    }
-}
-
-impl Settled {
-    fn check(&self) -> Result<(), ProtocolError> {
-        bound("a set of xattrs", self.xattrs.len(), limits::XATTRS)?;
-        bound("a symbolic link's target", self.target.len(), limits::SYMLINK_BYTES)?;
-        self.xattrs.iter().try_for_each(Xattr::check)
-    }
 }
