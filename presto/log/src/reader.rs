@@ -32,6 +32,14 @@ pub enum ReadResult {
     },
 }
 
+/// A record that was read, and how it ended as far as is known.
+#[derive(Debug)]
+struct Waiting {
+    record: Record,
+    bytes: usize,
+    outcome: Option<Result<Done, i32>>,
+}
+
 /// Follows a log from any record on. Several readers and one writer do not disturb each other.
 #[derive(Debug)]
 pub struct Reader {
@@ -41,7 +49,7 @@ pub struct Reader {
     after: u64,
     /// Number of the last record seen in the file.
     seen: u64,
-    waiting: VecDeque<(Record, usize, Option<Result<Done, i32>>)>,
+    waiting: VecDeque<Waiting>,
 }
 
 impl Reader {
@@ -73,11 +81,11 @@ impl Reader {
         let mut out = Vec::new();
         let mut bytes = 0;
         loop {
-            while let Some((_, _, Some(_))) = self.waiting.front() {
+            while self.waiting.front().is_some_and(|w| w.outcome.is_some()) {
                 if out.len() >= max_records || (bytes >= max_bytes && !out.is_empty()) {
                     return Ok(ReadResult::Entries(out));
                 }
-                if let Some((record, len, Some(outcome))) = self.waiting.pop_front() {
+                if let Some(Waiting { record, bytes: len, outcome: Some(outcome) }) = self.waiting.pop_front() {
                     bytes += len;
                     self.after = record.number;
                     out.push(Finished { record, outcome, bytes: len });
@@ -180,12 +188,12 @@ impl Reader {
             LogEntry::Record(record) => {
                 self.seen = self.seen.max(record.number);
                 if record.number > self.after {
-                    self.waiting.push_back((record, len, None));
+                    self.waiting.push_back(Waiting { record, bytes: len, outcome: None });
                 }
             }
             LogEntry::Outcome(Outcome { number, result }) => {
-                if let Ok(at) = self.waiting.binary_search_by_key(&number, |(record, ..)| record.number) {
-                    self.waiting[at].2 = Some(result);
+                if let Ok(at) = self.waiting.binary_search_by_key(&number, |w| w.record.number) {
+                    self.waiting[at].outcome = Some(result);
                 }
             }
         }
