@@ -173,12 +173,17 @@ impl Host {
             .map(|_| ())
     }
 
-    /// Cuts the power of the disk, ends all processes, and brings disk and daemon up again: a host that crashed.
-    pub fn power_cycle(&self) -> Result<()> {
-        let mut disk = lock(&self.disk);
-        disk.power_off()?;
+    /// The power goes: nothing more reaches the disk, and all processes end.
+    pub fn power_off(&self) -> Result<()> {
+        lock(&self.disk).power_off()?;
         self.end_processes();
+        Ok(())
+    }
+
+    /// The power is back: the disk is mounted again, with what its journal had. Nothing is started.
+    pub fn power_on(&self) -> Result<()> {
         self.unmount_all();
+        let mut disk = lock(&self.disk);
         disk.unmount()?;
         disk.mount()?;
         drop(disk);
