@@ -36,7 +36,7 @@ programs:
 demo:
 	@tests/setup.sh demo
 	$(CARGO) build --release --locked -p lento -p presto -p intermezzo-tests --bin lento --bin presto --bin demo
-	$(RELEASE)/demo
+	INTERMEZZO_TMP=$${INTERMEZZO_TMP:-/var/tmp} $(RELEASE)/demo
 
 # In the order of what is found out soonest.
 test:
