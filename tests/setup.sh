@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 BUILD=(build-essential ca-certificates)
 DEMO=(iproute2 nftables util-linux e2fsprogs procps tar)
 TEST=(acl attr xfsprogs sqlite3 git rsync psmisc)
+BENCH=(bindfs rsync)
 TOOLS=${CARGO_TARGET_DIR:-$PWD/target}/tools
 
 say() { printf '%s\n' "setup: $*" >&2; }
@@ -70,7 +71,7 @@ demo)
     ;;
 test | bench)
     need_root "$1"
-    packages "${BUILD[@]}" "${DEMO[@]}" "${TEST[@]}"
+    packages "${BUILD[@]}" "${DEMO[@]}" "${TEST[@]}" $([ "$1" = test ] || echo "${BENCH[@]}")
     toolchain
     kernel
     id tests >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin tests
