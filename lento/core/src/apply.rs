@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 /// Records in one group, unless content that changed meanwhile makes it grow.
 const GROUP_RECORDS: usize = 8192;
 /// Attempts to fetch something that neither comes nor is explained by a record, before the trees are compared.
-const FRUITLESS_ROUNDS: u32 = 20;
+const FRUITLESS_ROUNDS: u32 = 40;
 
 /// What one peer shipped, and how far it is applied.
 #[derive(Debug, Clone, Default)]
@@ -25,12 +25,16 @@ pub(crate) struct Apply {
     pub(crate) syncing: Option<Position>,
     /// The first shipments of the queue that commit together.
     group: usize,
+    /// The end of what is being committed; outlives a reset, as the commit does.
+    committing: Position,
     /// The versions that are staged for the group.
     staged: BTreeMap<ObjectId, Position>,
     phase: Phase,
     fruitless: u32,
     /// Rounds of fetching for this group that ended in waiting.
     rounds: u32,
+    /// Shipments that the peer was asked for beyond the usual window.
+    allowed: usize,
     /// Why it does not go on, for people; empty if it does.
     pub(crate) stalled: String,
 }
@@ -76,6 +80,7 @@ impl Apply {
             applied,
             durable: self.durable.min(applied),
             syncing: self.syncing,
+            committing: self.committing,
             phase,
             ..Self::default()
         };
@@ -93,7 +98,7 @@ impl Apply {
         if shipment.upto <= self.received || shipment.after > self.received {
             return true;
         }
-        if self.queue.len() > 2 * limits::SHIPMENTS_IN_FLIGHT {
+        if self.queue.len() > limits::SHIPMENTS_AHEAD + 2 * limits::SHIPMENTS_IN_FLIGHT {
             return false;
         }
         self.received = shipment.upto;
@@ -150,6 +155,7 @@ impl Apply {
             return None;
         }
         self.phase = Phase::Committing;
+        self.committing = end;
         Some(Step::Commit(group.cloned().collect()))
     }
 
@@ -222,25 +228,27 @@ impl Apply {
             .collect()
     }
 
-    /// The group was committed, or not. Returns whether the position advanced.
+    /// The group was committed, or not. Returns what must be fetched before it can be.
     pub(crate) fn handle_committed(&mut self, now_ms: u64, result: CommitResult) -> Option<Step> {
         if self.phase != Phase::Committing {
             return None;
         }
         self.phase = Phase::Idle;
-        if self.queue.is_empty() {
+        if result != CommitResult::Done && self.group == 0 {
             return None;
         }
         match result {
             CommitResult::Done => {
-                for shipment in self.queue.drain(..self.group) {
-                    self.applied = shipment.upto;
-                }
+                // What arrived again since a reset may be among it.
+                self.applied = self.applied.max(self.committing);
+                self.received = self.received.max(self.applied);
+                self.queue.retain(|shipment| shipment.upto > self.committing);
                 self.group = 0;
                 self.staged.clear();
                 self.stalled.clear();
                 self.fruitless = 0;
                 self.rounds = 0;
+                self.allowed = 0;
             }
             CommitResult::NoSpace => {
                 self.stalled = "no space left on the disk of the store".into();
@@ -276,6 +284,17 @@ impl Apply {
 
     pub(crate) fn is_fetching_missing(&self) -> bool {
         self.phase == Phase::FetchingMissing
+    }
+
+    /// Whether only later records can help, and the window may keep them back; told once for a full window.
+    pub(crate) fn poll_ship_more(&mut self) -> bool {
+        let full = self.queue.len() >= limits::SHIPMENTS_IN_FLIGHT + self.allowed;
+        let stuck = matches!(self.phase, Phase::Waiting { .. }) && self.group == self.queue.len() && full;
+        if stuck && self.allowed < limits::SHIPMENTS_AHEAD {
+            self.allowed += limits::SHIPMENTS_IN_FLIGHT;
+            return true;
+        }
+        false
     }
 
     /// Shipments received and not yet applied.

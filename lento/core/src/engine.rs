@@ -231,6 +231,11 @@ impl Engine {
                     self.disconnect(from, "it acknowledged as durable what it had not applied");
                 }
             }
+            Message::ShipMore { fileset } => self.with(fileset, |set, _| {
+                if let Some(link) = set.links.get_mut(&from) {
+                    link.ship.handle_ship_more();
+                }
+            }),
             Message::Stalled { fileset, reason } => self.with(fileset, |set, _| {
                 if let Some(link) = set.links.get_mut(&from) {
                     link.ship.stalled = reason;
@@ -278,16 +283,33 @@ impl FileSet {
                 if let Some(number) = lost_after {
                     self.handle_lost_power(number, out);
                 }
+                self.become_known(out);
                 self.absorb(out);
             }
             PrestoEvent::Down => self.mine.handle_presto_gone(false),
-            PrestoEvent::Absent => self.mine.handle_presto_gone(true),
+            PrestoEvent::Absent => {
+                self.mine.handle_presto_gone(true);
+                self.become_known(out);
+            }
             PrestoEvent::WantsPermit => self.mine.wanted = true,
             PrestoEvent::Released { last } => {
                 self.mine.handle_released(last);
                 self.absorb(out);
             }
             PrestoEvent::Advanced => self.absorb(out),
+        }
+    }
+
+    /// From now on this host can tell how it stands, and judge how others do.
+    fn become_known(&mut self, out: &mut VecDeque<Action>) {
+        if self.known {
+            return;
+        }
+        self.known = true;
+        self.tell_everyone(out);
+        let early: Vec<_> = self.links.iter_mut().filter_map(|(host, link)| Some((*host, link.peer.take()?))).collect();
+        for (host, state) in early {
+            self.handle_state(host, state, out);
         }
     }
 
@@ -360,6 +382,9 @@ impl FileSet {
 
     fn handle_synced(&mut self, result: Result<(), String>, now_ms: u64, out: &mut VecDeque<Action>) {
         self.schedule_sync(now_ms);
+        if let (Some(tail), Ok(())) = (self.syncing.take(), &result) {
+            self.tail_durable = self.tail_durable.max(tail);
+        }
         let mut told = vec![];
         for (host, link) in &mut self.links {
             match (&result, link.apply.syncing.take()) {
@@ -396,6 +421,9 @@ impl FileSet {
         let first = link.peer.is_none();
         let (applied, permit, tail) = (state.applied, state.permit, state.tail);
         link.peer = Some(state);
+        if !self.known {
+            return;
+        }
         if holder && first {
             // Only the first state of a connection tells of the permit: later ones may cross a grant.
             match permit {

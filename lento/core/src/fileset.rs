@@ -34,7 +34,13 @@ pub(crate) struct FileSet {
     pub(crate) mine: MyPermit,
     pub(crate) permits: Permits,
     pub(crate) absorbing: Absorbing,
-    pub(crate) syncing: bool,
+    /// Whether Presto has said what became of the log, or there is none: before that this host cannot tell anybody how
+    /// it stands, as it may have lost records with the power.
+    pub(crate) known: bool,
+    /// Set while a sync is under way: the end of this host's own log that it makes durable.
+    pub(crate) syncing: Option<Position>,
+    /// All of this host's own log up to here survives a loss of power.
+    pub(crate) tail_durable: Position,
     pub(crate) next_sync_ms: u64,
     /// The log may go up to here; what was last said to the shell.
     pub(crate) trimmed: Position,
@@ -66,7 +72,9 @@ impl FileSet {
             links: peers.iter().map(|host| (*host, link(host))).collect(),
             permits: Permits::default(),
             absorbing: Absorbing::Idle,
-            syncing: false,
+            known: !setup.mounted,
+            syncing: None,
+            tail_durable: Position::START,
             next_sync_ms: 0,
             trimmed: Position::START,
         }
@@ -98,7 +106,7 @@ impl FileSet {
     }
 
     pub(crate) fn send_state(&self, to: HostId, out: &mut VecDeque<Action>) {
-        if self.links.get(&to).is_some_and(|link| link.up) {
+        if self.known && self.links.get(&to).is_some_and(|link| link.up) {
             out.push_back(Action::Send { to, message: Message::State(self.state_for(to)) });
         }
     }
@@ -124,7 +132,11 @@ impl FileSet {
         for peer in peers {
             self.advance_copy(peer, now_ms, out);
             self.advance_ship(peer, out);
-            self.advance_apply(peer, now_ms, out);
+            if self.advance_apply(peer, now_ms, out) {
+                // A comparison became necessary: the permit must go first.
+                self.advance_my_permit(now_ms, out);
+                self.advance_copy(peer, now_ms, out);
+            }
         }
         self.advance_sync(now_ms, out);
         self.advance_trim(out);
@@ -141,6 +153,12 @@ impl FileSet {
         }
         loop {
             let home = self.saved.owner == self.me && matches!(self.mine.state, Mine::None | Mine::Asked);
+            if home && !self.all_durable() && self.permits.waiters().next().is_some() {
+                // An epoch is durable before the next one begins: what the next one builds on is not lost, and nothing
+                // of the old one is replayed after a loss of power to undo what the new one did.
+                self.next_sync_ms = 0;
+                return;
+            }
             let links = &self.links;
             let applied = |host: HostId| links.get(&host).map_or(Position::START, |link| link.apply.applied);
             match self.permits.poll(self.saved.owner, home, applied) {
@@ -238,15 +256,18 @@ impl FileSet {
         }
     }
 
-    fn advance_apply(&mut self, peer: HostId, now_ms: u64, out: &mut VecDeque<Action>) {
+    /// Returns whether a comparison has become necessary.
+    fn advance_apply(&mut self, peer: HostId, now_ms: u64, out: &mut VecDeque<Action>) -> bool {
         let fileset = self.id;
-        let Some(link) = self.links.get_mut(&peer) else { return };
+        let Some(link) = self.links.get_mut(&peer) else { return false };
         if !link.up || link.copy != Copying::Not {
-            return;
+            return false;
         }
-        let before = link.apply.stalled.clone();
         let from = peer;
         match link.apply.poll(now_ms) {
+            None if link.apply.poll_ship_more() => {
+                out.push_back(Action::Send { to: peer, message: Message::ShipMore { fileset } });
+            }
             None => {}
             Some(ApplyStep::Stage(wanted)) => {
                 // One request names a bounded number of objects; the shell splits.
@@ -254,13 +275,12 @@ impl FileSet {
             }
             Some(ApplyStep::Commit(shipments)) => out.push_back(Action::Commit { fileset, from, shipments }),
             Some(ApplyStep::FetchMissing(objects)) => out.push_back(Action::FetchMissing { fileset, from, objects }),
-            Some(ApplyStep::Compare) => self.need_copy(peer, out),
+            Some(ApplyStep::Compare) => {
+                self.need_copy(peer, out);
+                return true;
+            }
         }
-        if let Some(link) = self.links.get(&peer)
-            && link.apply.stalled != before
-        {
-            self.tell_stalled(peer, out);
-        }
+        false
     }
 
     pub(crate) fn tell_stalled(&self, peer: HostId, out: &mut VecDeque<Action>) {
@@ -285,10 +305,19 @@ impl FileSet {
         }
     }
 
+    /// Whether something was applied that a loss of power would take back.
+    fn unsynced(&self) -> bool {
+        self.links.values().any(|link| link.apply.durable < link.apply.applied)
+    }
+
+    fn all_durable(&self) -> bool {
+        self.tail_durable >= self.tail && !self.unsynced()
+    }
+
     fn advance_sync(&mut self, now_ms: u64, out: &mut VecDeque<Action>) {
-        let due = self.links.values().any(|link| link.apply.durable < link.apply.applied);
-        if due && !self.syncing && self.next_sync_ms <= now_ms {
-            self.syncing = true;
+        let wanted = self.unsynced() || (self.next_sync_ms == 0 && !self.all_durable());
+        if wanted && self.syncing.is_none() && self.next_sync_ms <= now_ms {
+            self.syncing = Some(self.tail);
             for link in self.links.values_mut() {
                 link.apply.syncing = Some(link.apply.applied);
             }
@@ -315,14 +344,12 @@ impl FileSet {
             };
             [link.apply.timeout().filter(|_| link.copy == Copying::Not), pause]
         });
-        let unsynced = self.links.values().any(|link| link.apply.durable < link.apply.applied);
-        let sync = (unsynced && !self.syncing).then_some(self.next_sync_ms);
+        let sync = (self.unsynced() && self.syncing.is_none()).then_some(self.next_sync_ms);
         links.chain([self.mine.timeout(), sync]).flatten().min()
     }
 
     /// The time at which the next sync may begin, set when one ended.
     pub(crate) fn schedule_sync(&mut self, now_ms: u64) {
-        self.syncing = false;
         self.next_sync_ms = now_ms + limits::SYNC_INTERVAL_MS;
     }
 }

@@ -10,6 +10,8 @@ pub(crate) struct Ship {
     state: State,
     /// Ends of the shipments that are not acknowledged, in order.
     in_flight: VecDeque<Position>,
+    /// What the peer allowed beyond the usual window, to get unstuck.
+    extra: usize,
     /// All up to here is visible at the peer.
     pub(crate) acked: Position,
     /// All up to here survives a loss of power at the peer.
@@ -35,6 +37,7 @@ impl Ship {
     /// The peer stands at `from` and can take what follows.
     pub(crate) fn open(&mut self, from: Position) {
         self.in_flight.clear();
+        self.extra = 0;
         self.stalled.clear();
         self.acked = from;
         self.state = match self.state {
@@ -73,7 +76,7 @@ impl Ship {
     /// Where to read next, if something is to be read now; it is then taken to be read.
     pub(crate) fn poll_read(&mut self) -> Option<Position> {
         match self.state {
-            State::Open { sent } if self.in_flight.len() < limits::SHIPMENTS_IN_FLIGHT => {
+            State::Open { sent } if self.in_flight.len() < limits::SHIPMENTS_IN_FLIGHT + self.extra => {
                 self.state = State::Reading { sent, again: false };
                 Some(sent)
             }
@@ -109,6 +112,11 @@ impl Ship {
         skipped.then_some(sent)
     }
 
+    /// The peer needs later records to commit what it has.
+    pub(crate) fn handle_ship_more(&mut self) {
+        self.extra = (self.extra + limits::SHIPMENTS_IN_FLIGHT).min(limits::SHIPMENTS_AHEAD);
+    }
+
     /// The read failed: it is tried again when the history grows or the peer acknowledges something.
     pub(crate) fn handle_read_failed(&mut self) {
         if let State::Reading { sent, .. } = self.state {
@@ -129,6 +137,7 @@ impl Ship {
         self.durable = self.durable.max(durable);
         while self.in_flight.front().is_some_and(|end| *end <= applied) {
             self.in_flight.pop_front();
+            self.extra = 0;
         }
         true
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 /// The filter: what it was granted, and whether it wants more.
 #[derive(Debug, Clone, Default)]
-pub struct Presto {
+pub(crate) struct Presto {
     pub up: bool,
     pub permit: Option<u64>,
     pub asked: bool,
@@ -16,7 +16,7 @@ pub struct Presto {
     pub armed: Option<u64>,
 }
 
-pub struct Host {
+pub(crate) struct Host {
     pub id: HostId,
     pub engine: Option<Engine>,
     /// Counts the lives of Lento: what was begun in an earlier one is not answered.
@@ -33,7 +33,7 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new(id: HostId, saved: Saved) -> Self {
+    pub(crate) fn new(id: HostId, saved: Saved) -> Self {
         Self {
             id,
             engine: None,
@@ -47,7 +47,7 @@ impl Host {
         }
     }
 
-    pub fn start_lento(&mut self, fileset: FileSetId, now_ms: u64) {
+    pub(crate) fn start_lento(&mut self, fileset: FileSetId, now_ms: u64) {
         self.life += 1;
         let mut engine = Engine::new(self.id);
         let applied: BTreeMap<HostId, Position> = self.model.applied.clone();
@@ -59,14 +59,14 @@ impl Host {
     }
 
     /// What the filter says when it has connected.
-    pub fn hello(&mut self) -> PrestoEvent {
+    pub(crate) fn hello(&mut self) -> PrestoEvent {
         self.presto.asked = false;
         self.presto.armed = None;
         PrestoEvent::Up { permit: self.presto.permit, lost_after: self.presto.lost_after }
     }
 
     /// Power goes: all that was not synced with it.
-    pub fn lose_power(&mut self) {
+    pub(crate) fn lose_power(&mut self) {
         let lost_to = self.model.last_number;
         let trimmed = self.model.trimmed;
         self.model = self.synced.clone();

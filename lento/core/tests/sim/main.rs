@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use world::{Faults, World};
 
 /// Applications write, and faults happen, for so long.
-pub const BUSY_MS: u64 = 20_000;
+pub(crate) const BUSY_MS: u64 = 20_000;
 /// By then all must be at rest.
 const REST_MS: u64 = BUSY_MS + 60_000;
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Object {
+pub(crate) struct Object {
     pub name: Name,
     /// Content: each write of an application has a token of its own, larger than all before it.
     pub token: u64,
@@ -15,7 +15,7 @@ pub struct Object {
 
 /// What survives a crash of Lento; a loss of power takes it back to what was synced.
 #[derive(Debug, Clone, Default)]
-pub struct Model {
+pub(crate) struct Model {
     pub tree: BTreeMap<ObjectId, Object>,
     /// Which record stored each object's content.
     pub as_of: BTreeMap<ObjectId, Position>,
@@ -32,22 +32,22 @@ pub struct Model {
 }
 
 impl Model {
-    pub fn digest(&self) -> u64 {
+    pub(crate) fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.tree.hash(&mut hasher);
         hasher.finish()
     }
 
-    pub fn tail(&self, me: HostId) -> Position {
+    pub(crate) fn tail(&self, me: HostId) -> Position {
         self.logs.get(&me).and_then(|log| log.last()).map_or(Position::START, Record::position)
     }
 
-    pub fn history_end(&self, me: HostId) -> Position {
+    pub(crate) fn history_end(&self, me: HostId) -> Position {
         self.applied.values().copied().fold(self.tail(me), Position::max)
     }
 
     /// An application's operation: its record and its effect.
-    pub fn write(&mut self, me: HostId, epoch: u64, op: Op, token: u64) -> Position {
+    pub(crate) fn write(&mut self, me: HostId, epoch: u64, op: Op, token: u64) -> Position {
         self.last_number += 1;
         let number = self.last_number;
         let cred = Cred { uid: 0, gid: 0, pid: 0 };
@@ -82,7 +82,7 @@ impl Model {
         }
     }
 
-    pub fn history(&self, fileset: FileSetId, after: Position, skip: HostId, max: usize) -> HistoryResult {
+    pub(crate) fn history(&self, fileset: FileSetId, after: Position, skip: HostId, max: usize) -> HistoryResult {
         if after < self.trimmed {
             return HistoryResult::TooOld;
         }
@@ -100,12 +100,12 @@ impl Model {
     }
 
     /// What a source answers to a request for content.
-    pub fn serve(&self, id: ObjectId) -> Result<(Position, u64), StageResult> {
+    pub(crate) fn serve(&self, id: ObjectId) -> Result<(Position, u64), StageResult> {
         let object = self.tree.get(&id).ok_or(StageResult::Gone)?;
         Ok((self.as_of.get(&id).copied().unwrap_or_default(), object.token))
     }
 
-    pub fn commit(&mut self, from: HostId, keep: bool, shipments: &[Shipment]) -> CommitResult {
+    pub(crate) fn commit(&mut self, from: HostId, keep: bool, shipments: &[Shipment]) -> CommitResult {
         let records = || shipments.iter().flat_map(|s| s.records.iter().map(move |r| (s.writer, r)));
         let mut created = BTreeSet::new();
         let mut missing = BTreeSet::new();
@@ -149,7 +149,7 @@ impl Model {
         CommitResult::Done
     }
 
-    pub fn trim(&mut self, upto: Position) {
+    pub(crate) fn trim(&mut self, upto: Position) {
         self.trimmed = self.trimmed.max(upto);
         let trimmed = self.trimmed;
         for log in self.logs.values_mut() {

@@ -5,11 +5,11 @@ use crate::rng::Rng;
 use lento_core::{Action, CommitResult, Event, PrestoEvent, Saved, StageResult};
 use protocol::{Downcall, FileSetId, HostId, Message, Name, ObjectId, Op, Position, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hash};
 
 /// What may go wrong, in per mille a step.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     pub cut: u64,
     pub kill_lento: u64,
     pub kill_presto: u64,
@@ -20,7 +20,7 @@ pub struct Faults {
 
 /// Something that will happen.
 #[derive(Debug, Clone)]
-pub enum Due {
+pub(crate) enum Due {
     Engine { host: usize, life: u64, event: Event },
     Deliver { from: usize, to: usize, connection: u64, message: Message },
     Down { host: usize, peer: usize, connection: u64 },
@@ -34,7 +34,7 @@ pub enum Due {
     Heal { from: usize, to: usize },
 }
 
-pub struct World {
+pub(crate) struct World {
     pub now_ms: u64,
     pub rng: Rng,
     pub hosts: Vec<Host>,
@@ -51,16 +51,19 @@ pub struct World {
     truth: BTreeMap<Position, u64>,
     /// The tree after the last record of all, while no loss of power has made that open.
     last: Option<(Position, u64)>,
+    trees: BTreeMap<Position, BTreeMap<ObjectId, crate::model::Object>>,
     /// For each object: the newest content that was made durable by its writer.
     durable: BTreeMap<ObjectId, u64>,
     unlinked: BTreeSet<ObjectId>,
     token: u64,
+    /// Tells every event and action on standard error: `INTERMEZZO_TRACE=1`, with one seed.
+    trace: bool,
     pub counts: BTreeMap<&'static str, u64>,
     pub digest: DefaultHasher,
 }
 
 impl World {
-    pub fn new(seed: u64, hosts: usize, faults: Faults) -> Self {
+    pub(crate) fn new(seed: u64, hosts: usize, faults: Faults) -> Self {
         let fileset = FileSetId::from_bytes([7; 16]);
         let id = |n: usize| HostId::new(n as u32 + 1).expect("not 0");
         let mut world = Self {
@@ -76,9 +79,11 @@ impl World {
             cuts: BTreeSet::new(),
             truth: BTreeMap::new(),
             last: None,
+            trees: BTreeMap::new(),
             durable: BTreeMap::new(),
             unlinked: BTreeSet::new(),
             token: 0,
+            trace: std::env::var_os("INTERMEZZO_TRACE").is_some(),
             counts: BTreeMap::new(),
             digest: DefaultHasher::new(),
         };
@@ -94,7 +99,7 @@ impl World {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    pub fn schedule(&mut self, after_ms: u64, due: Due) {
+    pub(crate) fn schedule(&mut self, after_ms: u64, due: Due) {
         self.serial += 1;
         self.queue.insert((self.now_ms + after_ms, self.serial), due);
     }
@@ -104,10 +109,14 @@ impl World {
     }
 
     /// One thing happens. `false`: nothing is left to happen.
-    pub fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         let Some(((at, _), due)) = self.queue.pop_first() else { return false };
         self.now_ms = self.now_ms.max(at);
-        (self.now_ms, format!("{due:?}")).hash(&mut self.digest);
+        let line = format!("{due:?}");
+        if self.trace && std::env::var("T0").map_or(true, |t| self.now_ms + 1500 > t.parse().unwrap()) {
+            eprintln!("{} {}", self.now_ms, &line[..line.len().min(900)]);
+        }
+        (self.now_ms, line).hash(&mut self.digest);
         self.happen(due);
         for host in 0..self.hosts.len() {
             self.drain(host);
@@ -191,6 +200,10 @@ impl World {
     }
 
     fn perform(&mut self, host: usize, action: Action) {
+        if self.trace {
+            let line = format!("{action:?}");
+            eprintln!("    {host}: {}", &line[..line.len().min(900)]);
+        }
         let fileset = self.fileset;
         let life = self.hosts[host].life;
         match action {
@@ -369,7 +382,8 @@ impl World {
         }
         let source = self.hosts[from].model.clone();
         let end = source.history_end(self.hosts[from].id);
-        self.hosts[host].fuzzy_until = end;
+        // A source that is itself ahead of its position passes that on.
+        self.hosts[host].fuzzy_until = end.max(self.hosts[from].fuzzy_until);
         match objects {
             Some(objects) => {
                 self.count("missing objects fetched");
@@ -421,7 +435,7 @@ impl World {
             }
             Downcall::Revoke => {
                 self.hosts[host].presto.permit = None;
-                let last = self.hosts[host].model.last_number;
+                let last = self.hosts[host].model.tail(self.hosts[host].id).number;
                 self.tell(host, Event::Presto { fileset, event: PrestoEvent::Released { last } });
             }
             Downcall::Arm { seen } => {
@@ -500,6 +514,7 @@ impl World {
         let position = self.hosts[host].model.write(me, epoch, op, token);
         let digest = self.hosts[host].model.digest();
         self.truth.insert(position, digest);
+        self.trees.insert(position, self.hosts[host].model.tree.clone());
         self.last = Some((position, digest));
         self.count("writes");
     }
@@ -570,16 +585,28 @@ impl World {
         let Some((position, digest)) = self.truth.range(..=upto).next_back() else { return };
         if shipments.iter().flat_map(|s| &s.records).next_back().map(|r| r.position()) == Some(*position) {
             let model = &self.hosts[host].model;
+            if model.digest() != *digest {
+                let t = &self.trees[position];
+                for (k, v) in t { if model.tree.get(k) != Some(v) { eprintln!("DIFF {k} {v:?} here {:?}", model.tree.get(k)); } }
+                for (k, v) in &model.tree { if t.get(k).is_none() { eprintln!("DIFF {k} extra {v:?}"); } }
+            }
             assert_eq!(model.digest(), *digest, "host {host} is not at a state that its source had, at {position}");
             self.count("prefixes checked");
         }
     }
 
     /// Invariants 1, 14, 15: at rest all trees are the same, nothing that was durable is lost, nothing is under way.
-    pub fn check_at_rest(&self) {
+    pub(crate) fn check_at_rest(&self) {
         let first = &self.hosts[0].model;
         for host in &self.hosts[1..] {
-            assert_eq!(host.model.tree, first.tree, "host {} differs from the holder at rest", host.id);
+            let status = |h: &Host| h.engine.as_ref().and_then(|e| e.status(self.fileset));
+            assert!(
+                host.model.tree == first.tree,
+                "host {} differs from the holder at rest: {:#?}\n{:#?}",
+                host.id,
+                status(host),
+                status(&self.hosts[0])
+            );
         }
         if let Some((position, digest)) = self.last {
             assert_eq!(first.digest(), digest, "the trees at rest are not what the last writer had at {position}");
@@ -593,7 +620,7 @@ impl World {
         for host in &self.hosts {
             let status = host.engine.as_ref().and_then(|e| e.status(self.fileset)).expect("Lento runs at rest");
             for link in status.links {
-                assert!(link.up && link.in_step && !link.copying, "host {} is not in step at rest", host.id);
+                assert!(link.up && link.in_step && !link.copying, "host {} is not in step at rest: {link:?}", host.id);
                 assert_eq!(link.apply.queued, 0, "host {} has not applied all at rest", host.id);
             }
         }
