@@ -1,0 +1,174 @@
+//! Files in `.intermezzo/staging`: complete ones under names of their own, unfinished ones as `<object>.part`.
+
+use super::part::Old;
+use crate::{error::Fault, io::hash_prefix};
+use lento_store::Store;
+use nix::{
+    errno::Errno,
+    fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat},
+    sys::stat::{Mode, fstat},
+    unistd::{UnlinkatFlags, unlinkat},
+};
+use protocol::{Have, Kind, Name, ObjectId, Timestamp};
+use std::{
+    fs::File,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::FileExt,
+    },
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// Files of less than this are sent whole, and are not kept when their transfer is interrupted.
+pub(super) const LARGE: u64 = 1 << 20;
+
+/// Tells complete files of this process apart; files that an earlier process left are replaced.
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// A name for one more complete content of an object.
+fn fresh_name(id: ObjectId) -> Result<Name, Errno> {
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    Name::new(format!("{id}-{serial}").as_bytes()).map_err(|_| Errno::EINVAL)
+}
+
+fn part_name(id: ObjectId) -> String {
+    format!("{id}.part")
+}
+
+const CREATE: OFlag = OFlag::O_RDWR.union(OFlag::O_CREAT).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+
+/// A file in the staging directory that is being written.
+#[derive(Debug)]
+pub(super) struct Growing {
+    file: Flock<File>,
+    /// The name of an interrupted transfer of its object, so that it can be resumed; else one of its own.
+    name: Name,
+}
+
+impl Growing {
+    /// Creates an empty file, under the name of a part unless another transfer of that object writes that.
+    pub(super) fn create(staging: BorrowedFd<'_>, id: ObjectId) -> Result<Self, Errno> {
+        if let Some(part) = Self::part(staging, id, true)? {
+            part.file.set_len(0).map_err(|e| Fault::from(e).0)?;
+            return Ok(part);
+        }
+        let name = fresh_name(id)?;
+        let file = openat(staging, name.as_os_str(), CREATE | OFlag::O_TRUNC, MODE)?;
+        let file = Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock).map_err(|(_, why)| why)?;
+        Ok(Self { file, name })
+    }
+
+    /// What an interrupted transfer left, if it is large and no other transfer goes on with it.
+    pub(super) fn resumable(staging: BorrowedFd<'_>, id: ObjectId) -> Result<Option<(Self, u64)>, Errno> {
+        let Some(part) = Self::part(staging, id, false)? else { return Ok(None) };
+        let size = fstat(&*part.file)?.st_size as u64;
+        Ok((size >= LARGE).then_some((part, size)))
+    }
+
+    fn part(staging: BorrowedFd<'_>, id: ObjectId, create: bool) -> Result<Option<Self>, Errno> {
+        let name = part_name(id);
+        let flags = if create { CREATE } else { CREATE.difference(OFlag::O_CREAT) };
+        let file = match openat(staging, name.as_str(), flags, MODE) {
+            Ok(file) => File::from(file),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(why) => return Err(why),
+        };
+        let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Ok(None) };
+        // It may have been renamed or removed by who held the lock before.
+        if fstat(&*file)?.st_nlink == 0 || !is_at(staging, &name, &file)? {
+            return Ok(None);
+        }
+        let name = Name::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
+        Ok(Some(Self { file, name }))
+    }
+
+    /// Another descriptor of the same file and lock.
+    pub(super) fn file(&self) -> Result<File, Errno> {
+        self.file.try_clone().map_err(|e| Fault::from(e).0)
+    }
+
+    /// Gives the complete file a name of its own.
+    pub(super) fn complete(self, staging: BorrowedFd<'_>, id: ObjectId) -> Result<Name, Errno> {
+        let name = fresh_name(id)?;
+        renameat(staging, self.name.as_os_str(), staging, name.as_os_str())?;
+        Ok(name)
+    }
+
+    /// Removes it, unless it is worth being resumed.
+    pub(super) fn give_up(self, staging: BorrowedFd<'_>, keep: bool) {
+        if !keep {
+            remove(staging, &self.name);
+        }
+    }
+}
+
+fn is_at(staging: BorrowedFd<'_>, name: &str, file: &File) -> Result<bool, Errno> {
+    match nix::sys::stat::fstatat(staging, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(stat.st_ino == fstat(file)?.st_ino),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(why) => Err(why),
+    }
+}
+
+/// Writes a small complete content.
+pub(super) fn write_small(staging: BorrowedFd<'_>, id: ObjectId, bytes: &[u8]) -> Result<Name, Errno> {
+    let name = fresh_name(id)?;
+    let file = File::from(openat(staging, name.as_os_str(), CREATE | OFlag::O_TRUNC, MODE)?);
+    match file.write_all_at(bytes, 0) {
+        Ok(()) => Ok(name),
+        Err(why) => {
+            remove(staging, &name);
+            Err(Fault::from(why).0)
+        }
+    }
+}
+
+/// Removes a file of the staging directory; if that fails it is swept away with the next start.
+pub(super) fn remove(staging: BorrowedFd<'_>, name: &Name) {
+    if let Err(why) = unlinkat(staging, name.as_os_str(), UnlinkatFlags::NoRemoveDir)
+        && why != Errno::ENOENT
+    {
+        tracing::warn!(%name, %why, "a staged file could not be removed");
+    }
+}
+
+/// Removes what interrupted transfers of an object left.
+pub(super) fn remove_part(staging: BorrowedFd<'_>, id: ObjectId) {
+    if let Ok(Some(part)) = Growing::part(staging, id, false) {
+        part.give_up(staging, false);
+    }
+}
+
+/// Makes a complete file durable.
+pub(super) fn sync(staging: BorrowedFd<'_>, name: &Name) -> Result<(), Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = openat(staging, name.as_os_str(), flags, Mode::empty())?;
+    nix::unistd::fsync(&file)
+}
+
+/// The version of a large file that is here, with its time of modification.
+pub(super) fn old_version(store: &Store, id: ObjectId) -> Option<(Old, Timestamp)> {
+    let fd = store.open_object(id, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NOATIME).ok()?;
+    let attr = store.bottom().attr(fd.as_fd()).ok()?;
+    (attr.kind == Kind::File && attr.size >= LARGE).then(|| (Old { file: File::from(fd), size: attr.size }, attr.mtime))
+}
+
+/// What the peer is told of the old version: its hash, remembered or made now.
+pub(super) fn offer_old(store: &Store, id: ObjectId, old: &Old, mtime: Timestamp) -> Option<Have> {
+    if let Ok(Some(hash)) = store.hash_of(id, old.size, mtime) {
+        return Some(Have::Prefix { size: old.size, hash });
+    }
+    let mut hasher = blake3::Hasher::new();
+    let whole = hash_prefix(&old.file, old.size, &mut hasher).ok()?;
+    let hash = hasher.finalize().into();
+    let unchanged =
+        store.bottom().attr(old.file.as_fd()).is_ok_and(|attr| (attr.size, attr.mtime) == (old.size, mtime));
+    if whole
+        && unchanged
+        && let Err(why) = store.remember_hash(id, old.size, mtime, &hash)
+    {
+        tracing::debug!(%id, %why, "a hash could not be remembered");
+    }
+    whole.then_some(Have::Prefix { size: old.size, hash })
+}
