@@ -28,10 +28,10 @@ pub struct Amount {
     pub crowd: usize,
     /// Bytes of the large file.
     pub large_bytes: u64,
+    /// Apparent size of the sparse file, of which three blocks are there.
+    pub sparse_bytes: u64,
 }
 
-/// Apparent size of the sparse file.
-pub const SPARSE_BYTES: u64 = 1 << 30;
 const DEPTH: usize = 200;
 
 /// Makes the tree in `root`, which is made too. Every time is set, so two trees made with equal amounts are equal.
@@ -53,7 +53,7 @@ fn contents(root: &Path, amount: Amount) -> Result<()> {
     fs::write(root.join("at the bound of inline content"), vec![7; 128 * 1024])?;
     fs::write(root.join("beyond it"), vec![8; 128 * 1024 + 1])?;
     let sparse = File::create(root.join("sparse"))?;
-    for at in [0, SPARSE_BYTES / 2 + 3, SPARSE_BYTES - 7] {
+    for at in [0, amount.sparse_bytes / 2 + 3, amount.sparse_bytes - 7] {
         sparse.write_all_at(b"data\0!!", at)?;
     }
     File::create(root.join("only a hole"))?.set_len(50 << 20)?;

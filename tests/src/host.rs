@@ -22,6 +22,8 @@ use std::{
 
 /// The file set of all tests.
 pub const FILESET: &str = "web";
+/// Open files that a daemon may have, and what it starts.
+const DESCRIPTORS: u64 = 20_000;
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Where a host listens, and in which namespace it lives.
@@ -117,7 +119,8 @@ impl Host {
     pub fn start(&self) -> Result<()> {
         let mut daemon = lock(&self.daemon);
         ensure!(daemon.is_none(), "the daemon of {} runs already", self.name());
-        *daemon = Some(self.lento(["daemon", "-v"]).spawn(&self.log_path())?);
+        let limits = ["prlimit".into(), format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}"), "--".into()];
+        *daemon = Some(self.lento(["daemon", "-v"]).before(limits).spawn(&self.log_path())?);
         drop(daemon);
         eventually(READY_TIMEOUT, "the daemon answers", || {
             if let Some(child) = lock(&self.daemon).as_mut()

@@ -16,5 +16,6 @@ pub mod process;
 pub mod replay;
 pub mod shell;
 pub mod sources;
+pub mod tools;
 pub mod tree;
 pub mod workspace;

@@ -112,12 +112,16 @@ impl Cmd {
         self
     }
 
+    /// Has another program, which executes its arguments, start it.
+    pub fn before(mut self, program: impl IntoIterator<Item = String>) -> Self {
+        self.argv.splice(0..0, program.into_iter().map(OsString::from));
+        self
+    }
+
     /// Runs it in a network namespace that `ip netns` made. Not through `ip netns exec`: that makes a mount
     /// namespace too, and a mount that is made in it is seen by nobody else.
-    pub fn in_netns(mut self, name: &str) -> Self {
-        let enter = ["nsenter".into(), OsString::from(format!("--net=/run/netns/{name}")), "--".into()];
-        self.argv.splice(0..0, enter);
-        self
+    pub fn in_netns(self, name: &str) -> Self {
+        self.before(["nsenter".into(), format!("--net=/run/netns/{name}"), "--".into()])
     }
 
     /// What a person would type.
