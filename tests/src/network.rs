@@ -104,6 +104,12 @@ impl Network {
         Ok(counts.filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok()).sum())
     }
 
+    /// Limits what `host` sends, as in `400mbit`.
+    pub fn limit(&self, host: usize, rate: &str) -> Result<()> {
+        let rule = format!("tc qdisc add dev eth0 root tbf rate {rate} burst 512kb latency 100ms");
+        in_ns(&self.namespace(host), &rule).map(|_| ())
+    }
+
     /// Bytes that `host` received and sent since it was made.
     pub fn traffic(&self, host: usize) -> Result<(u64, u64)> {
         let table = in_ns(&self.namespace(host), "cat /proc/self/net/dev")?;

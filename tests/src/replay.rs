@@ -92,3 +92,29 @@ pub fn assert_log_tells_names(host: &Host) -> Result<usize> {
     ensure!(there == told, "not in the log: {only_there:?}; only in the log: {only_told:?}");
     Ok(there.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::names;
+    use anyhow::Result;
+    use serde_json::json;
+    use std::path::PathBuf;
+
+    #[test]
+    fn names_follow_from_records_and_impossible_records_are_found() -> Result<()> {
+        let log = vec![
+            json!({"op": "mkdir", "parent": "1.0", "name": "d", "object": "1.1", "result": "done"}),
+            json!({"op": "create", "parent": "1.1", "name": "f", "object": "1.2", "result": "done"}),
+            json!({"op": "create", "parent": "1.1", "name": "g", "object": "1.3", "result": {"cancelled": 28}}),
+            json!({"op": "link", "parent": "1.0", "name": {"hex": "66ff"}, "object": "1.2", "result": "done"}),
+            json!({"op": "rename", "parent": "1.0", "name": "d", "to_parent": "1.0", "to": "e", "object": "1.1", "result": "done"}),
+            json!({"op": "store", "object": "1.2", "result": "done"}),
+        ];
+        let there: Vec<PathBuf> = names(&log)?.into_iter().collect();
+        assert_eq!(there, ["66ff", "e", "e/f"].map(PathBuf::from));
+        let mut wrong = log.clone();
+        wrong.push(json!({"op": "unlink", "parent": "1.1", "name": "g", "object": "1.3", "result": "done"}));
+        assert!(names(&wrong).is_err());
+        Ok(())
+    }
+}

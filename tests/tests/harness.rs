@@ -2,11 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 use intermezzo_tests::{
+    acked::Application,
+    busy::Busy,
+    dice::Dice,
     exact::{self, Amount},
     image::{GIB, Image, MIB},
     network::{Cut, Network},
     shell::{cmd, eventually, sh},
-    tree,
+    sources, tree,
     workspace::Workspace,
 };
 use std::{
@@ -110,5 +113,35 @@ fn nothing_is_left_of_a_workspace() -> Result<()> {
     eventually(Duration::from_secs(5), "the process ends", || Ok(child.try_wait()?.is_some()))?;
     let loops = cmd("losetup", ["-l", "-n", "-O", "BACK-FILE"]).ok()?;
     ensure!(!loops.contains(&*dir.to_string_lossy()), "a loop device is left: {loops}");
+    Ok(())
+}
+
+#[test]
+fn the_application_notices_what_is_lost_changed_or_invented() -> Result<()> {
+    let space = Workspace::new()?;
+    let mut application = Application::new(space.path(), "app", Dice::new("application"))?;
+    (0..2_000).try_for_each(|_| application.step())?;
+    application.check(space.path())?;
+    let dir = space.path().join("app/0");
+    let file = fs::read_dir(&dir)?.next().context("no file")??.path();
+    let content = fs::read(&file)?;
+    fs::write(dir.join("invented"), b"")?;
+    ensure!(application.check(space.path()).is_err(), "an invented file is not noticed");
+    fs::remove_file(dir.join("invented"))?;
+    fs::write(&file, &content[1..])?;
+    ensure!(application.check(space.path()).is_err(), "a changed file is not noticed");
+    fs::remove_file(&file)?;
+    ensure!(application.check(space.path()).is_err(), "a lost file is not noticed");
+    fs::write(&file, content)?;
+    application.check(space.path())
+}
+
+#[test]
+fn the_busy_worker_works() -> Result<()> {
+    let space = Workspace::new()?;
+    let archive = sources::archive(space.path(), 300)?;
+    let busy = Busy::start(space.path().join("busy"), archive, Dice::new("busy"));
+    eventually(Duration::from_secs(30), "some thousand changes", || Ok(busy.changes() > 3_000))?;
+    ensure!(busy.finish()? > 3_000, "it stopped early");
     Ok(())
 }
