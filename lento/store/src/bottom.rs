@@ -5,7 +5,7 @@ use crate::{Identity, sys};
 use nix::dir::{Dir, OwningIter, Type};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{FileStat, Mode};
-use protocol::{Attr, Handle, Kind, Name, ProtocolError, Timestamp, Xattr, limits};
+use protocol::{Attr, Handle, Kind, Name, Timestamp, Xattr, limits};
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -318,9 +318,4 @@ pub(crate) fn make_dir(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Stor
     let made = open_dir(dir, name).map_err(StoreError::io(what()))?;
     sys::chmod(made.as_fd(), 0o700).map_err(StoreError::io(what()))?;
     Ok(made)
-}
-
-/// Reads a name that the kernel gave.
-pub(crate) fn checked_name(bytes: &[u8]) -> Result<Name, ProtocolError> {
-    Name::new(bytes)
 }

@@ -8,13 +8,17 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The native file system does not have ext4's handles.
-    #[error("this directory is not on ext2, ext3 or ext4 ({why}): a store needs their file handles; choose a directory on ext4")]
+    #[error(
+        "this directory is not on ext2, ext3 or ext4 ({why}): a store needs their file handles; choose a directory on ext4"
+    )]
     Unsupported {
         /// What the kernel said.
         why: io::Error,
     },
     /// A file system is mounted inside the directory.
-    #[error("another file system is mounted on {path:?} inside the store: unmount it, or choose a directory without mounts in it")]
+    #[error(
+        "another file system is mounted on {path:?} inside the store: unmount it, or choose a directory without mounts in it"
+    )]
     SubMount {
         /// Where.
         path: PathBuf,
@@ -37,7 +41,9 @@ pub enum StoreError {
     #[error("there is no object {0} in this store")]
     NotFound(ObjectId),
     /// One record with what it touches does not fit a packet.
-    #[error("the record at {0} and the attributes of what it touches do not fit a packet: remove large extended attributes there")]
+    #[error(
+        "the record at {0} and the attributes of what it touches do not fit a packet: remove large extended attributes there"
+    )]
     TooLarge(Position),
     /// A system call on the bottom failed.
     #[error("{what} failed: {source}")]
@@ -57,6 +63,16 @@ pub enum StoreError {
         host: HostId,
         /// What its reader or writer said.
         why: String,
+    },
+    /// The log was trimmed before it was absorbed: it outgrew its bound while the manager was away.
+    #[error(
+        "the log was read up to record {absorbed}, and begins with {first_available} now: run `lento fsck --rebuild`"
+    )]
+    LogGap {
+        /// Last record that the index knows.
+        absorbed: u64,
+        /// First record that is left.
+        first_available: u64,
     },
     /// Bytes on disk are not what they should be.
     #[error(transparent)]

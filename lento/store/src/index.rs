@@ -175,7 +175,13 @@ impl Index {
         Ok(found.optional()?)
     }
 
-    pub(crate) fn put_hash(&self, id: ObjectId, size: u64, mtime: Timestamp, hash: &[u8; 32]) -> Result<(), StoreError> {
+    pub(crate) fn put_hash(
+        &self,
+        id: ObjectId,
+        size: u64,
+        mtime: Timestamp,
+        hash: &[u8; 32],
+    ) -> Result<(), StoreError> {
         let mut insert = self.db.prepare_cached("INSERT OR REPLACE INTO hash VALUES (?1,?2,?3,?4,?5,?6)")?;
         insert.execute(params![id.host.get(), signed(id.counter), signed(size), mtime.secs, mtime.nanos, hash])?;
         Ok(())
@@ -194,17 +200,10 @@ impl Index {
 
     /// The first epoch from `from` on of which records are known.
     pub(crate) fn epoch_from(&self, from: u64) -> Result<Option<Epoch>, StoreError> {
-        let mut query = self.db.prepare_cached(
-            "SELECT epoch, writer, first, last FROM epoch WHERE epoch>=?1 ORDER BY epoch LIMIT 1",
-        )?;
+        let mut query = self
+            .db
+            .prepare_cached("SELECT epoch, writer, first, last FROM epoch WHERE epoch>=?1 ORDER BY epoch LIMIT 1")?;
         Ok(query.query_row([signed(from)], read_epoch).optional()?)
-    }
-
-    /// The last epoch of which records are known.
-    pub(crate) fn last_epoch(&self) -> Result<Option<Epoch>, StoreError> {
-        let mut query =
-            self.db.prepare_cached("SELECT epoch, writer, first, last FROM epoch ORDER BY epoch DESC LIMIT 1")?;
-        Ok(query.query_row([], read_epoch).optional()?)
     }
 
     /// Forgets the epochs that end at or before `upto`.

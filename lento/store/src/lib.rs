@@ -2,16 +2,27 @@
 //!
 //! [`Store`] is the way in. It is `Send` and `Sync`: content is served while records are committed. All calls block.
 
+mod absorb;
+mod adopt;
 mod bottom;
+mod commit;
 mod error;
+mod history;
 mod identity;
 mod index;
+mod positions;
+mod recover;
+mod rows;
 mod staged;
 mod store;
 mod sys;
+mod walk;
 
+pub use adopt::Rebuilt;
 pub use bottom::{Bottom, DirEntry, ReadDir};
+pub use commit::{Committed, Invalidation};
 pub use error::{CommitError, StoreError};
+pub use history::History;
 pub use identity::{CommittedVersion, Identity};
 pub use index::KnownVersion;
 pub use staged::{Staged, StagedFile};

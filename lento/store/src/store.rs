@@ -1,13 +1,20 @@
 //! [`Store`]: objects by id, the versions that are known of them, and what the core keeps here.
 
+use crate::Bottom;
 use crate::error::StoreError;
+use crate::history::open_log;
 use crate::index::{Index, KnownVersion, Row};
-use crate::{Bottom, bottom};
 use nix::fcntl::OFlag;
-use protocol::{FileSetId, HostId, Kind, ObjectId, Position, Settled, Timestamp, VersionStamp};
+use protocol::{FileSetId, HostId, Kind, Name, ObjectId, Position, Settled, Timestamp, VersionStamp};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// In `meta`: the last record of the own log that was absorbed, and its epoch.
+pub(crate) const ABSORBED: &str = "absorbed";
+pub(crate) const ABSORBED_EPOCH: &str = "absorbed_epoch";
 
 /// What a store is of, and where its index lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,13 +33,38 @@ pub struct StoreConfig {
 /// A file set on disk.
 ///
 /// # Locks
-/// Order: `reader` may be taken while `writer` is held, never the reverse; nothing else is locked.
+/// Order: `outbox`, `writer`, `reader`; one may be taken while those before it are held, never the reverse.
 pub struct Store {
     pub(crate) bottom: Arc<Bottom>,
     pub(crate) config: StoreConfig,
+    /// What [`Store::keep_received`] says now.
+    pub(crate) keeping: AtomicBool,
+    /// Held for the whole of [`Store::history`].
+    pub(crate) outbox: Mutex<Outbox>,
+    /// Held for the whole of a commit, an absorption, and all that changes the index.
+    pub(crate) writer: Mutex<Writer>,
     /// For look-ups that must not wait for a commit: SQLite in WAL mode lets them read what was committed before.
     reader: Mutex<Index>,
 }
+
+/// What changes the index, under its lock.
+pub(crate) struct Writer {
+    pub(crate) index: Index,
+    /// This host's own log, for [`Store::absorb`].
+    pub(crate) own: modlog::Reader,
+    /// Last record of this host's own log that was absorbed.
+    pub(crate) absorbed: Position,
+    /// The logs of received records that are open.
+    pub(crate) received: BTreeMap<HostId, modlog::Writer>,
+    /// Staged files that a commit which failed later had put into place already: it is tried again with the same.
+    pub(crate) consumed: HashMap<Name, ObjectId>,
+    /// Whether something may lie in limbo.
+    pub(crate) limbo: bool,
+}
+
+/// The readers that follow logs for peers, by the peer whose records are left out and the writer of the log: each goes
+/// on where it was.
+pub(crate) type Outbox = BTreeMap<(Option<HostId>, HostId), modlog::Reader>;
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is behind these locks is valid after each statement: a panic elsewhere does not make it less so.
@@ -40,6 +72,27 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Store {
+    pub(crate) fn assemble(
+        bottom: Arc<Bottom>,
+        config: StoreConfig,
+        index: Index,
+        reader: Index,
+    ) -> Result<Self, StoreError> {
+        let absorbed = Position::new(index.number(ABSORBED_EPOCH)?, index.number(ABSORBED)?);
+        let own = modlog::Reader::open(open_log(&bottom, None)?);
+        let writer = Writer { index, own, absorbed, received: BTreeMap::new(), consumed: HashMap::new(), limbo: true };
+        let store = Self {
+            bottom,
+            keeping: AtomicBool::new(false),
+            outbox: Mutex::default(),
+            writer: Mutex::new(writer),
+            reader: Mutex::new(reader),
+            config,
+        };
+        store.keep_received(store.config.keep_received)?;
+        Ok(store)
+    }
+
     /// The bottom, to share.
     pub fn bottom(&self) -> &Arc<Bottom> {
         &self.bottom

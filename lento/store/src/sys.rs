@@ -48,8 +48,7 @@ pub(crate) fn handle_of(fd: BorrowedFd<'_>) -> io::Result<(Handle, i32)> {
 
 /// Opens an object by its handle, on the file system of `mount`. Every flag of `open` may be used.
 pub(crate) fn open_handle(mount: BorrowedFd<'_>, handle: Handle, flags: OFlag) -> io::Result<OwnedFd> {
-    let mut raw =
-        RawHandle { bytes: HANDLE_BYTES, kind: HANDLE_TYPE, body: [handle.ino(), handle.generation()] };
+    let mut raw = RawHandle { bytes: HANDLE_BYTES, kind: HANDLE_TYPE, body: [handle.ino(), handle.generation()] };
     // SAFETY: as in `handle_of`; the kernel validates the handle itself.
     let fd = check(unsafe {
         libc::open_by_handle_at(
@@ -161,8 +160,6 @@ pub(crate) fn set_mtime(fd: BorrowedFd<'_>, mtime: protocol::Timestamp) -> io::R
 /// Gives the object of `fd` one more name. Needs `CAP_DAC_READ_SEARCH`, and an object that still has a name.
 pub(crate) fn link_fd(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     // SAFETY: both names are C strings that live through the call.
-    check(unsafe {
-        libc::linkat(fd.as_raw_fd(), c"".as_ptr(), dir.as_raw_fd(), name.as_ptr(), libc::AT_EMPTY_PATH)
-    })
-    .map(drop)
+    check(unsafe { libc::linkat(fd.as_raw_fd(), c"".as_ptr(), dir.as_raw_fd(), name.as_ptr(), libc::AT_EMPTY_PATH) })
+        .map(drop)
 }

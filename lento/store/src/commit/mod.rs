@@ -1,0 +1,246 @@
+//! Commit: shipments from a peer are applied to the bottom, as one unit, in the order of their records.
+//!
+//! Each record forces what it says: after a rename the target names the object, whatever was there. So a record that
+//! was applied before does no harm, and a copy made while the source changed becomes exact when the history since is
+//! applied to it. What stands in the way is put aside into `.intermezzo/limbo`, where a later record of the group may
+//! take it from, and removed when the group is done.
+
+mod attributes;
+mod check;
+mod content;
+mod dirs;
+mod object;
+mod place;
+
+use crate::Staged;
+use crate::absorb::Extents;
+use crate::error::{CommitError, StoreError};
+use crate::index::Index;
+use crate::rows::Rows;
+use crate::store::{Store, Writer, lock};
+use crate::walk::remove_below;
+use check::{Group, is_repair};
+use dirs::Dirs;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use protocol::{Handle, HostId, Name, ObjectId, Op, Position, Record, Shipment};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::Ordering;
+
+pub(crate) use content::copy_content;
+
+/// A group that was committed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// The position up to which everything is visible now.
+    pub upto: Position,
+    /// What the kernel must forget, for [`protocol::Downcall::Invalidate`] (cut to its bounds).
+    pub invalidate: Invalidation,
+}
+
+/// What a commit changed in the bottom behind the kernel's caches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Invalidation {
+    /// Directory entries that appeared, changed or went: directory and name.
+    pub entries: Vec<(Handle, Name)>,
+    /// Objects whose attributes or content changed.
+    pub objects: Vec<Handle>,
+    /// Files that have a new inode: whoever still writes to the old one, this, writes to an orphan.
+    pub replaced: Vec<Handle>,
+}
+
+/// One commit while it is done.
+struct Commit<'a> {
+    store: &'a Store,
+    index: &'a Index,
+    group: Group<'a>,
+    staged: &'a Staged,
+    rows: Rows<'a>,
+    dirs: Dirs,
+    /// Staged files that are in place already, in this or an earlier attempt.
+    consumed: &'a mut HashMap<Name, ObjectId>,
+    /// Objects that have their settled attributes (directories: but for the mtime).
+    dressed: HashSet<ObjectId>,
+    /// Objects whose content was copied into their inode.
+    copied: Vec<ObjectId>,
+    /// Objects that were put aside.
+    aside: Vec<ObjectId>,
+    limbo: &'a mut bool,
+    invalidate: Invalidation,
+}
+
+impl Store {
+    /// Applies shipments as one unit: namespace changes in the order of their records, contents where the last record
+    /// that stored them stands, then attributes, and times of directories last. May be repeated, from any earlier
+    /// record on, without effect. Afterwards the index has the settled stamps and the new position.
+    ///
+    /// A shipment whose `after` equals its `upto` is a repair: its records, made from a listing, all stand at `upto`.
+    /// It does not advance the position (see [`Store::set_applied`]).
+    ///
+    /// # Errors
+    /// See [`CommitError`]. After [`CommitError::Peer`], [`CommitError::Missing`] and [`CommitError::NotStaged`]
+    /// nothing was changed; after the others a part may be visible, and the same group, with the same staged files,
+    /// must be committed again.
+    pub fn commit(&self, shipments: &[Shipment], staged: &Staged) -> Result<Committed, CommitError> {
+        let group = Group::new(shipments, self.config.fileset, self.config.host)?;
+        let upto = group.upto;
+        let mut guard = lock(&self.writer);
+        let Writer { index, consumed, limbo, received, .. } = &mut *guard;
+        let mut commit = Commit {
+            store: self,
+            index,
+            group,
+            staged,
+            rows: Rows::new(index),
+            dirs: Dirs::default(),
+            consumed,
+            dressed: HashSet::new(),
+            copied: Vec::new(),
+            aside: Vec::new(),
+            limbo,
+            invalidate: Invalidation::default(),
+        };
+        commit.check_presence(shipments)?;
+        if let Err(error) = commit.apply(shipments) {
+            // What was done is entered all the same, so that the next attempt finds it.
+            if let Err(second) = index.transaction(false, |_| commit.rows.flush()) {
+                tracing::debug!(%second, "the index could not follow a commit that failed");
+            }
+            return Err(error);
+        }
+        let (mut rows, copied, invalidate) = (commit.rows, commit.copied, commit.invalidate);
+        let keeping = self.keeping.load(Ordering::Acquire);
+        if keeping {
+            for shipment in shipments.iter().filter(|shipment| !is_repair(shipment)) {
+                self.keep_records(received, shipment.writer, &shipment.records)?;
+            }
+        }
+        index.transaction(false, |index| {
+            rows.flush()?;
+            copied.iter().try_for_each(|id| index.remove_copy(*id))?;
+            if keeping {
+                enter_epochs(index, shipments)?;
+            }
+            advance(index, shipments)
+        })?;
+        consumed.clear();
+        self.discard(staged)?;
+        Ok(Committed { upto, invalidate })
+    }
+
+    /// Deletes what is left of the staged files.
+    fn discard(&self, staged: &Staged) -> Result<(), CommitError> {
+        for (_, file) in staged.iter() {
+            match unlinkat(self.bottom.staging(), file.name.as_os_str(), UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(nix::Error::ENOENT) => {}
+                Err(errno) => return Err(StoreError::io(format!("removing staged file {}", file.name))(errno).into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Enters the epochs of records that are kept for other peers.
+fn enter_epochs(index: &Index, shipments: &[Shipment]) -> Result<(), StoreError> {
+    let mut extents: BTreeMap<HostId, Extents> = BTreeMap::new();
+    for shipment in shipments.iter().filter(|shipment| !is_repair(shipment)) {
+        let extents = extents.entry(shipment.writer).or_default();
+        shipment.records.iter().for_each(|record| extents.add(record.position()));
+    }
+    extents.iter().try_for_each(|(host, extents)| extents.write(index, *host))
+}
+
+/// Enters how far the shipments go.
+fn advance(index: &Index, shipments: &[Shipment]) -> Result<(), StoreError> {
+    let mut applied: BTreeMap<HostId, (Position, Position)> =
+        index.applied()?.into_iter().map(|(writer, applied, durable)| (writer, (applied, durable))).collect();
+    for shipment in shipments.iter().filter(|shipment| !is_repair(shipment)) {
+        let (position, _) = applied.entry(shipment.writer).or_default();
+        *position = (*position).max(shipment.upto);
+    }
+    applied.iter().try_for_each(|(writer, (position, durable))| index.put_applied(*writer, *position, *durable))
+}
+
+impl Commit<'_> {
+    /// Refuses a group that presupposes objects or contents that are not here.
+    fn check_presence(&mut self, shipments: &[Shipment]) -> Result<(), CommitError> {
+        let mut present: HashSet<ObjectId> = HashSet::new();
+        let mut missing = Vec::new();
+        for record in shipments.iter().flat_map(|shipment| &shipment.records) {
+            let needed = match record.op {
+                Op::Unlink { .. } | Op::Rmdir { .. } | Op::Intend { .. } | Op::Noop => [None; 3],
+                _ => [record.op.object(), record.op.parents()[0], record.op.parents()[1]],
+            };
+            present.extend(record.op.created());
+            for id in needed.into_iter().flatten() {
+                if present.insert(id) && self.find(id)?.is_none() && self.group.settled.contains_key(&id) {
+                    missing.push(id);
+                }
+            }
+        }
+        if !missing.is_empty() {
+            return Err(CommitError::Missing(missing));
+        }
+        let wanted = |id: &&ObjectId| self.group.settled.contains_key(id) && self.staged.get(**id).is_none();
+        let mut absent: Vec<_> = self.group.stored.keys().filter(wanted).copied().collect();
+        if absent.is_empty() {
+            return Ok(());
+        }
+        absent.sort();
+        Err(CommitError::NotStaged(absent))
+    }
+
+    fn apply(&mut self, shipments: &[Shipment]) -> Result<(), CommitError> {
+        for (place, record) in shipments.iter().flat_map(|shipment| &shipment.records).enumerate() {
+            self.apply_record(place, record)?;
+        }
+        self.dress_all()?;
+        self.empty_limbo()
+    }
+
+    fn apply_record(&mut self, place: usize, record: &Record) -> Result<(), CommitError> {
+        let at = record.position();
+        match &record.op {
+            Op::Create { parent, name, id, .. } => self.create(*id, (*parent, name), object::New::File, at),
+            Op::Mkdir { parent, name, id, .. } => self.create(*id, (*parent, name), object::New::Directory, at),
+            Op::Symlink { parent, name, id, target } => {
+                self.create(*id, (*parent, name), object::New::Symlink(target), at)
+            }
+            Op::Mknod { parent, name, id, mode, rdev } => {
+                self.create(*id, (*parent, name), object::New::node(*mode, *rdev), at)
+            }
+            Op::Link { id, parent, name } => self.link(*id, (*parent, name)),
+            Op::Unlink { parent, name, id } | Op::Rmdir { parent, name, id } => self.remove(*id, (*parent, name)),
+            // Two names of one file: the system call does nothing.
+            Op::Rename { id, other, exchange: false, .. } if *other == Some(*id) => Ok(()),
+            Op::Rename { id, parent, name, to_parent, to_name, other: Some(other), exchange: true } => {
+                self.exchange((*id, (*parent, name)), (*other, (*to_parent, to_name)))
+            }
+            Op::Rename { id, parent, name, to_parent, to_name, other, .. } => {
+                self.rename(*id, (*parent, name), (*to_parent, to_name), *other)
+            }
+            Op::Store { id, .. } if self.group.stored.get(id).is_some_and(|(last, _)| *last == place) => {
+                self.store_content(*id)
+            }
+            Op::Setattr { .. }
+            | Op::Setxattr { .. }
+            | Op::Removexattr { .. }
+            | Op::Intend { .. }
+            | Op::Store { .. }
+            | Op::Noop => Ok(()),
+        }
+    }
+
+    /// Removes what was put aside and not asked for again.
+    fn empty_limbo(&mut self) -> Result<(), CommitError> {
+        if *self.limbo {
+            remove_below(self.store.bottom.limbo()).map_err(StoreError::io("emptying .intermezzo/limbo"))?;
+            *self.limbo = false;
+        }
+        for id in std::mem::take(&mut self.aside) {
+            if self.find(id)?.is_none() {
+                self.rows.remove(id);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,218 @@
+//! How far the history was applied and is durable, what is kept of it for others, and what the core saved.
+
+use crate::absorb::Extents;
+use crate::adopt::STATE;
+use crate::error::StoreError;
+use crate::history::{log_of, open_log};
+use crate::store::{ABSORBED, ABSORBED_EPOCH, Store, Writer, lock};
+use modlog::ReadResult;
+use protocol::{HostId, Position, Record};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+/// In `meta`, each with its epoch: what was trimmed; and what was not kept of received records.
+const TRIMMED: (&str, &str) = ("trimmed_epoch", "trimmed");
+const NOT_KEPT: (&str, &str) = ("not_kept_epoch", "not_kept");
+/// In `meta`: 1 while received records are kept.
+const KEEPING: &str = "keeping";
+
+impl Store {
+    /// How far the history was applied here, by the writer of the shipments; visible, and perhaps not yet durable.
+    pub fn applied(&self) -> Result<BTreeMap<HostId, Position>, StoreError> {
+        let rows = self.look_up(|index| index.applied())?;
+        Ok(rows.into_iter().map(|(writer, applied, _)| (writer, applied)).collect())
+    }
+
+    /// How much of what was applied survives a loss of power, by the writer of the shipments.
+    pub fn durable(&self) -> Result<BTreeMap<HostId, Position>, StoreError> {
+        let rows = self.look_up(|index| index.applied())?;
+        Ok(rows.into_iter().map(|(writer, _, durable)| (writer, durable)).collect())
+    }
+
+    /// Makes all that was committed durable, in the bottom and then in the index, and returns the last position of
+    /// which this is true, whoever wrote.
+    pub fn sync(&self) -> Result<Position, StoreError> {
+        let applied = self.applied()?;
+        self.bottom.sync().map_err(StoreError::io("syncing the store's file system"))?;
+        let writer = lock(&self.writer);
+        writer.index.transaction(true, |index| {
+            for (host, now, durable) in index.applied()? {
+                // What was committed since the sync began is not covered by it.
+                let synced = applied.get(&host).map_or(durable, |before| (*before).min(now).max(durable));
+                index.put_applied(host, now, synced)?;
+            }
+            Ok(())
+        })?;
+        Ok(applied.values().copied().max().unwrap_or_default())
+    }
+
+    /// Says from outside where this copy stands: after it was made or mended by comparison with a peer's. Everything
+    /// that `writer` and those before it wrote up to `position` is in the copy, and nothing of it is kept to ship on.
+    pub fn set_applied(&self, writer: HostId, position: Position) -> Result<(), StoreError> {
+        let guard = lock(&self.writer);
+        guard.index.transaction(false, |index| {
+            index.put_applied(writer, position, Position::START)?;
+            raise(index, NOT_KEPT, position)
+        })
+    }
+
+    /// Saves the core's state; it survives a loss of power once this returns.
+    pub fn save_state(&self, state: &[u8]) -> Result<(), StoreError> {
+        lock(&self.writer).index.transaction(true, |index| index.set_meta(STATE, state))
+    }
+
+    /// What [`Store::save_state`] saved last.
+    pub fn load_state(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.look_up(|index| index.meta(STATE))
+    }
+
+    /// Whether committed records are kept (in `.intermezzo/from-<host>`) and are part of [`Store::history`]: on for a
+    /// holder with more than one replicator. Without it the history is what this host wrote itself.
+    pub fn keep_received(&self, keep: bool) -> Result<(), StoreError> {
+        let writer = lock(&self.writer);
+        if keep != (writer.index.number(KEEPING)? == 1) {
+            writer.index.transaction(false, |index| {
+                let applied = index.applied()?.into_iter().map(|(_, applied, _)| applied).max();
+                raise(index, NOT_KEPT, applied.unwrap_or_default())?;
+                index.set_number(KEEPING, keep.into())
+            })?;
+        }
+        self.keeping.store(keep, Ordering::Release);
+        Ok(())
+    }
+
+    /// Every peer has the history durably up to `upto`: received records up to there go. (This host's own log is
+    /// trimmed by Presto, which writes it.)
+    pub fn trim(&self, upto: Position) -> Result<(), StoreError> {
+        let mut writer = lock(&self.writer);
+        let mut last: BTreeMap<HostId, u64> = BTreeMap::new();
+        let mut from = 0;
+        while let Some(epoch) = writer.index.epoch_from(from)?.filter(|epoch| epoch.epoch <= upto.epoch) {
+            let number = if epoch.epoch == upto.epoch { upto.number.min(epoch.last) } else { epoch.last };
+            last.entry(epoch.writer).and_modify(|n| *n = (*n).max(number)).or_insert(number);
+            from = epoch.epoch + 1;
+        }
+        last.remove(&self.config.host);
+        for (host, number) in last {
+            let failed = |why: modlog::LogError| StoreError::Log { host, why: why.to_string() };
+            self.received_log(&mut writer.received, host)?.trim(number).map_err(failed)?;
+        }
+        writer.index.transaction(false, |index| {
+            index.forget_epochs(upto)?;
+            raise(index, TRIMMED, upto)
+        })
+    }
+
+    /// The position that a reader of the history must have reached to be served.
+    pub(crate) fn history_floor(&self) -> Result<Position, StoreError> {
+        self.look_up(|index| {
+            let trimmed = floor(index, TRIMMED)?;
+            Ok(if self.keeping.load(Ordering::Acquire) { trimmed.max(floor(index, NOT_KEPT)?) } else { trimmed })
+        })
+    }
+
+    /// The log in which records of `host` are kept.
+    pub(crate) fn received_log<'a>(
+        &self,
+        received: &'a mut BTreeMap<HostId, modlog::Writer>,
+        host: HostId,
+    ) -> Result<&'a mut modlog::Writer, StoreError> {
+        use std::collections::btree_map::Entry;
+        match received.entry(host) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let dir = open_log(&self.bottom, Some(host))?;
+                let (log, _) = modlog::Writer::open(dir, modlog::Options::new(self.config.fileset, host))
+                    .map_err(|why| StoreError::Log { host, why: why.to_string() })?;
+                Ok(entry.insert(log))
+            }
+        }
+    }
+
+    /// Keeps committed records of `host` for other peers; those that are there already are left out.
+    pub(crate) fn keep_records(
+        &self,
+        received: &mut BTreeMap<HostId, modlog::Writer>,
+        host: HostId,
+        records: &[Record],
+    ) -> Result<(), StoreError> {
+        let log = self.received_log(received, host)?;
+        let failed = |why: modlog::LogError| match why {
+            modlog::LogError::Io { what, file, source } => {
+                StoreError::io(format!("to {what} segment {file} of the log from host {host}"))(source)
+            }
+            other => StoreError::Log { host, why: other.to_string() },
+        };
+        for record in records {
+            if record.number > log.last() {
+                log.append_record(record, Ok(protocol::Done { handle: None, attr: None })).map_err(failed)?;
+            }
+        }
+        log.flush().map_err(failed)
+    }
+
+    /// After the index was made anew: reads the whole of each log that there is.
+    pub(crate) fn absorb_anew(&self) -> Result<(), StoreError> {
+        let mut writer = lock(&self.writer);
+        let host = self.config.host;
+        let failed = |why: modlog::LogError| StoreError::Log { host, why: why.to_string() };
+        if let Some(first) = writer.own.first_available().map_err(failed)?.filter(|first| *first > 1) {
+            writer.absorbed.number = first - 1;
+        }
+        let before = writer.absorbed.number;
+        self.absorb_into(&mut writer, false)?;
+        writer.index.transaction(false, |index| {
+            // Set also when the log is empty, so that the next absorption begins in the same place.
+            index.set_number(ABSORBED, writer.absorbed.number)?;
+            index.set_number(ABSORBED_EPOCH, writer.absorbed.epoch)?;
+            match index.epoch_from(0)?.filter(|_| before > 0) {
+                Some(first) => raise(index, TRIMMED, Position::new(first.epoch, before)),
+                None => Ok(()),
+            }
+        })?;
+        self.read_received(&writer)
+    }
+
+    /// Enters the epochs of the received logs; what precedes the latest beginning of one of them is not kept.
+    fn read_received(&self, writer: &Writer) -> Result<(), StoreError> {
+        let what = || StoreError::io("reading .intermezzo");
+        for entry in self.bottom.read_dir(self.bottom.private()).map_err(what())? {
+            let Some(host) = log_of(&entry.map_err(what())?.name) else { continue };
+            let mut log = modlog::Reader::open(open_log(&self.bottom, Some(host))?);
+            let failed = |why: modlog::LogError| StoreError::Log { host, why: why.to_string() };
+            let Some(first) = log.first_available().map_err(failed)? else { continue };
+            let mut extents = Extents::default();
+            let mut after = first.saturating_sub(1);
+            let mut begin = None;
+            loop {
+                match log.read(after, 4096, 4 << 20).map_err(failed)? {
+                    ReadResult::TooOld { first_available } => after = first_available - 1,
+                    ReadResult::Entries(entries) => {
+                        let Some(last) = entries.last() else { break };
+                        after = last.record.number;
+                        let at = entries[0].record.position();
+                        begin.get_or_insert(Position::new(at.epoch, at.number.saturating_sub(1)));
+                        entries.iter().for_each(|entry| extents.add(entry.record.position()));
+                    }
+                }
+            }
+            writer.index.transaction(false, |index| {
+                extents.write(index, host)?;
+                raise(index, NOT_KEPT, begin.unwrap_or_default())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn floor(index: &crate::index::Index, (epoch, number): (&str, &str)) -> Result<Position, StoreError> {
+    Ok(Position::new(index.number(epoch)?, index.number(number)?))
+}
+
+fn raise(index: &crate::index::Index, (epoch, number): (&str, &str), position: Position) -> Result<(), StoreError> {
+    if position > floor(index, (epoch, number))? {
+        index.set_number(epoch, position.epoch)?;
+        index.set_number(number, position.number)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! What a crash left undone is finished when the store is opened.
+
+use crate::bottom::{c_name, open_name};
+use crate::commit::copy_content;
+use crate::error::StoreError;
+use crate::store::{Store, lock};
+use crate::sys;
+use nix::fcntl::OFlag;
+use std::os::fd::AsFd;
+
+impl Store {
+    /// Copies of content into inodes with several names that were begun are made again from their staged files.
+    pub(crate) fn recover(&self) -> Result<(), StoreError> {
+        let writer = lock(&self.writer);
+        for (id, staged, mtime) in writer.index.copies()? {
+            let what = || StoreError::io(format!("finishing the copy of the content of object {id}"));
+            let row = writer.index.object(id)?;
+            let object = match &row {
+                Some(row) => self.open_row(id, row)?,
+                None => None,
+            };
+            match (object, open_name(self.bottom.staging(), &c_name(&staged), OFlag::O_RDONLY)) {
+                (Some(object), Ok(staged)) => {
+                    let handle = self.bottom.handle(object.as_fd()).map_err(what())?;
+                    let target = self.bottom.open(handle, OFlag::O_WRONLY).map_err(what())?;
+                    copy_content(staged.as_fd(), target.as_fd()).map_err(what())?;
+                    sys::set_mtime(target.as_fd(), mtime).map_err(what())?;
+                }
+                (None, _) => {}
+                (_, Err(error)) => {
+                    tracing::warn!(%id, %error, "a copy was interrupted, and its staged file is gone: fetch it again");
+                }
+            }
+            writer.index.transaction(true, |index| index.remove_copy(id))?;
+        }
+        Ok(())
+    }
+}
