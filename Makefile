@@ -71,7 +71,7 @@ fuzz:
 	@set -e; for target in $(FUZZ_TARGETS); do \
 	    echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
 	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir tests/fuzz $$target -- \
-	        -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -print_final_stats=1; \
+	        -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1; \
 	done
 
 docs:
@@ -92,3 +92,4 @@ install: programs
 
 clean:
 	$(CARGO) clean
+	rm -rf tests/fuzz/target
