@@ -74,9 +74,10 @@ fuzz:
 	        -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1; \
 	done
 
-docs:
-	@tests/setup.sh build
+docs: programs
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	rm -rf $(TARGET)/man
+	$(RELEASE)/lento generate man $(TARGET)/man
 
 install: programs
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(RELEASE)/lento $(RELEASE)/presto
