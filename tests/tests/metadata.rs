@@ -19,7 +19,7 @@ fn every_kind_of_object_is_kept_exactly() -> Result<()> {
     let disks = [2 * large_bytes + 6 * GIB; 2];
     with_hosts(Options::pair().disks(&disks), |cluster| {
         let (a, b) = (&cluster[0], &cluster[1]);
-        let adopted = Amount { crowd: scaled(20_000, 100_000), large_bytes, sparse_bytes: GIB };
+        let adopted = Amount { crowd: scaled(20_000, 100_000), large_bytes, sparse_bytes: scaled(256 * MIB, 2 * GIB) };
         let live = Amount { crowd: 1000, large_bytes: 20 * MIB, sparse_bytes: 100 * MIB };
         exact::make(&a.at("adopted"), adopted)?;
         let native = tree::read(&a.mount())?;
