@@ -126,13 +126,13 @@ impl Store {
     /// aside in `.intermezzo/conflicts` stay there: the answer says whether there are any. The index file is the
     /// caller's to delete.
     pub fn remove_identity(&self, progress: &mut dyn FnMut(u64)) -> Result<bool, StoreError> {
-        let mut objects = 0;
+        let mut objects = 0_u64;
         let what = "taking the identity of an object away";
         walk(&self.bottom, |found| {
             let id = self.bottom.identity(found.fd).map_err(StoreError::io(what))?;
             self.bottom.clear_identity(found.fd).map_err(StoreError::io(what))?;
             objects += 1;
-            if objects % BATCH == 0 {
+            if objects.is_multiple_of(BATCH) {
                 progress(objects);
             }
             Ok(id.map_or(ObjectId::ROOT, |identity| identity.id))
@@ -237,7 +237,7 @@ impl<'a> Filler<'a> {
         let place = Some((found.parent, found.name.clone()));
         self.index.put_object(id, &Row { handle: found.handle, stamp, version, place })?;
         self.count += 1;
-        if self.count % BATCH == 0 {
+        if self.count.is_multiple_of(BATCH) {
             self.index.db.execute_batch("COMMIT; BEGIN")?;
             progress(self.count);
         }

@@ -31,6 +31,7 @@ impl<'a> Group<'a> {
         let mut group =
             Self { settled: BTreeMap::new(), stored: HashMap::new(), timed: HashMap::new(), upto: Position::START };
         let mut place = 0;
+        let mut reached = Position::START;
         for shipment in shipments {
             if shipment.fileset != fileset {
                 return Err(peer("its shipment is of another file set"));
@@ -38,14 +39,18 @@ impl<'a> Group<'a> {
             if shipment.writer == host {
                 return Err(peer("its shipment has records that this host wrote itself"));
             }
-            if shipment.upto < shipment.after || shipment.after < group.upto {
+            let repair = is_repair(shipment);
+            if shipment.upto < shipment.after || (!repair && shipment.after < reached) {
                 return Err(peer("its shipments are not in order"));
             }
-            group.upto = shipment.upto;
+            if !repair {
+                reached = shipment.upto;
+            }
+            group.upto = group.upto.max(shipment.upto);
             let mut at = shipment.after;
             let mut ids: HashSet<ObjectId> = HashSet::new();
             for record in &shipment.records {
-                let follows = record.position() > at || (is_repair(shipment) && record.position() == at);
+                let follows = record.position() > at || (repair && record.position() == at);
                 if !follows || record.position() > shipment.upto {
                     return Err(peer(format!("its record {} is out of order", record.position())));
                 }

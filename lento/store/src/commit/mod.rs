@@ -1,9 +1,9 @@
 //! Commit: shipments from a peer are applied to the bottom, as one unit, in the order of their records.
 //!
-//! Each record forces what it says: after a rename the target names the object, whatever was there. So a record that
-//! was applied before does no harm, and a copy made while the source changed becomes exact when the history since is
-//! applied to it. What stands in the way is put aside into `.intermezzo/limbo`, where a later record of the group may
-//! take it from, and removed when the group is done.
+//! A record may have been applied before, and a copy that was made while its source changed may hold what later records
+//! made. So each record makes what it says true where it is not: an object that is elsewhere is brought to its place.
+//! But where another object that belongs there already has the name, it came by a later record, and stays. What does
+//! not belong there is put aside into `.intermezzo/limbo`, and removed when the group is done.
 
 mod attributes;
 mod check;
@@ -167,8 +167,11 @@ impl Commit<'_> {
         let mut missing = Vec::new();
         for record in shipments.iter().flat_map(|shipment| &shipment.records) {
             let needed = match record.op {
-                Op::Unlink { .. } | Op::Rmdir { .. } | Op::Intend { .. } | Op::Noop => [None; 3],
-                _ => [record.op.object(), record.op.parents()[0], record.op.parents()[1]],
+                Op::Unlink { .. } | Op::Rmdir { .. } | Op::Intend { .. } | Op::Noop => [None; 4],
+                Op::Rename { id, parent, to_parent, other, exchange: true, .. } => {
+                    [Some(id), Some(parent), Some(to_parent), other]
+                }
+                _ => [record.op.object(), record.op.parents()[0], record.op.parents()[1], None],
             };
             present.extend(record.op.created());
             for id in needed.into_iter().flatten() {

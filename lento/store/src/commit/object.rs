@@ -138,6 +138,9 @@ impl Commit<'_> {
                     if self.id_of(taken.as_fd())? == Some(id) {
                         return self.recognize(id, (parent, name), taken, new);
                     }
+                    if self.belongs(taken.as_fd())? {
+                        return self.shelve(&source, id);
+                    }
                     self.set_aside(&dir, name, taken.as_fd())?;
                 }
                 Err(errno) => return Err(failed(id, name)(errno).into()),

@@ -24,7 +24,7 @@ impl Commit<'_> {
             if self.handle(taken.as_fd())? == handle {
                 return self.moved(id, (parent, name), &dir);
             }
-            if directory && self.is_above(fd.as_fd(), &dir)? {
+            if self.belongs(taken.as_fd())? || (directory && self.is_above(fd.as_fd(), &dir)?) {
                 return Ok(());
             }
             self.set_aside(&dir, name, taken.as_fd())?;
@@ -36,6 +36,14 @@ impl Commit<'_> {
             return Ok(());
         }
         self.moved(id, (parent, name), &dir)
+    }
+
+    /// Whether what has a name is an object of the file set, the one inode that has its identity. Then a record that
+    /// is yet to come, or to come again, put it there.
+    pub(super) fn belongs(&mut self, taken: BorrowedFd<'_>) -> Result<bool, StoreError> {
+        let Some(id) = self.id_of(taken)? else { return Ok(false) };
+        let handle = self.handle(taken)?;
+        Ok(self.rows.get(id)?.is_some_and(|row| row.handle == handle))
     }
 
     /// Notes an object's new place.
@@ -181,6 +189,12 @@ impl Commit<'_> {
             Some(taken) => other.is_some() && self.id_of(taken.as_fd())? == other,
             None => false,
         };
+        if let Some(taken) = &taken
+            && !replaced
+            && self.belongs(taken.as_fd())?
+        {
+            return Ok(());
+        }
         if !self.move_entry(id, (&source, from.1), (&target, to.1), taken.as_ref(), replaced)? {
             return Ok(());
         }
@@ -243,7 +257,7 @@ impl Commit<'_> {
                 Err(errno) => return Err(failed(id, to.1)(errno).into()),
             }
         } else if now != (Some(other), Some(id)) {
-            // Each goes where the exchange put it; the first pushes the second aside, if that is in its way.
+            // Each goes where the exchange put it, unless a later record did better.
             self.rename(id, from, to, None)?;
             self.link(other, from)?;
             return if self.find(other)?.is_none() { self.remove(id, from) } else { Ok(()) };
