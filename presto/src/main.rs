@@ -1,2 +1,66 @@
-//! Presto.
-fn main() {}
+//! The filter of one file set, as a process: started by Lento, or by hand.
+
+use anyhow::Context;
+use clap::Parser;
+use std::{path::PathBuf, time::Duration};
+
+/// Mounts a file set's store and logs every change that is made through the mount.
+///
+/// Lento starts this by itself. By hand, without a Lento, files can be read; changes wait until a Lento gives the permit.
+///
+/// Example: presto --store /srv/web --mount /srv/web --fileset 00112233445566778899aabbccddeeff --host 1 --socket
+/// /var/lib/intermezzo/presto.sock
+#[derive(Debug, Parser)]
+#[command(version, name = "presto")]
+struct Arguments {
+    /// The native directory to filter, on ext4
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
+    /// Where to mount it; may be the store itself
+    #[arg(long, value_name = "DIR")]
+    mount: PathBuf,
+    /// The file set's id, 32 hexadecimal digits
+    #[arg(long, value_name = "HEX")]
+    fileset: protocol::FileSetId,
+    /// The file set's name, shown as source of the mount
+    #[arg(long, value_name = "NAME", default_value = "fileset")]
+    name: String,
+    /// This host's number in its cluster
+    #[arg(long, value_name = "N")]
+    host: protocol::HostId,
+    /// Unix socket on which Lento listens
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// Threads that answer the kernel
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    threads: u8,
+    /// Let changes that wait this long for the permit fail with ETIMEDOUT; the default is to wait until interrupted
+    #[arg(long, value_name = "SECS")]
+    soft: Option<u64>,
+    /// Bytes that the log should not exceed; beyond it a warning is given until Lento trims it
+    #[arg(long, value_name = "BYTES", default_value_t = protocol::limits::LOG_TOTAL_BYTES)]
+    log_bound: u64,
+    /// Stay in the foreground (it always does; accepted for symmetry with other file systems)
+    #[arg(long)]
+    foreground: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PRESTO_LOG")
+        .or_else(|_| tracing_subscriber::EnvFilter::try_new("info"))
+        .context("PRESTO_LOG is not a filter")?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    presto::run(presto::Options {
+        store: arguments.store,
+        mount: arguments.mount,
+        fileset: arguments.fileset,
+        name: arguments.name,
+        host: arguments.host,
+        socket: arguments.socket,
+        threads: arguments.threads.into(),
+        soft: arguments.soft.map(Duration::from_secs),
+        log_bytes: arguments.log_bound,
+    })?;
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! The transport: FUSE messages in, calls of the filter, replies out. What `fuser` needs, and nothing else, is here.
+
+mod adapter;
+mod backing;
+mod kernel;
+mod reply;
+
+pub(crate) use adapter::Adapter;
+pub(crate) use backing::Backing;
+pub(crate) use kernel::Kernel;

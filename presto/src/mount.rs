@@ -1,0 +1,316 @@
+//! From the command line to a mount that serves, and its end.
+
+use crate::{
+    error::MountError,
+    filter::{Filter, Replaced, orphan_name},
+    fuse::{Adapter, Backing, Kernel},
+    invalidate::Invalidations,
+    journal::Journal,
+    marker::Marker,
+    permit::{Gate, is_interrupted},
+    recovery,
+    syncer::Syncer,
+    sys::{self, Bottom},
+    upcall::{Client, Upcalls},
+};
+use fuser::{Config, MountOption, Session, SessionACL};
+use modlog::Writer;
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    sys::{
+        signal::{SigSet, Signal},
+        stat::Mode,
+        statvfs::FsFlags,
+    },
+};
+use protocol::{FileSetId, HostId, Name, Upcall, limits};
+use std::{
+    fs::File,
+    io::Write,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// What to mount, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The native directory.
+    pub store: PathBuf,
+    /// The mount point.
+    pub mount: PathBuf,
+    /// The file set.
+    pub fileset: FileSetId,
+    /// Its name.
+    pub name: String,
+    /// This host.
+    pub host: HostId,
+    /// Where Lento listens.
+    pub socket: PathBuf,
+    /// Threads that answer the kernel, at least 1.
+    pub threads: usize,
+    /// How long a change waits for the permit; for ever if `None`.
+    pub soft: Option<Duration>,
+    /// Bytes that the log should not exceed.
+    pub log_bytes: u64,
+}
+
+/// Mounts, prints `ready`, serves, and returns when it is unmounted: by SIGTERM or SIGINT, by Lento, or by `umount`.
+///
+/// # Errors
+/// See [`MountError`]; nothing stays mounted.
+pub fn run(options: Options) -> Result<(), MountError> {
+    let signals = block_signals()?;
+    sys::prepare_process().map_err(|source| MountError::Privilege { what: "cannot act as callers", source })?;
+    let store = open_store(&options.store)?;
+    let private = open_private(&store)?;
+    let _lock = lock(&private)?;
+    let marker = Marker::new(duplicate(&private)?).map_err(|e| private_error("the marker", e))?;
+    let bottom = Bottom::new(duplicate(&store)?).map_err(|errno| match errno {
+        Errno::EOPNOTSUPP => MountError::NotExt4 { path: options.store.clone() },
+        other => MountError::Store { path: options.store.clone(), source: other.into() },
+    })?;
+    let log = subdirectory(&private, "log")?;
+    let log_options =
+        modlog::Options { total_bytes: options.log_bytes, ..modlog::Options::new(options.fileset, options.host) };
+    let (mut writer, recovered) = Writer::open(duplicate(&log)?, log_options)?;
+    let end = marker.last_end().map_err(|e| private_error("the marker", e))?;
+    let lost_after = recovery::recover(&bottom, options.host, &log, &mut writer, recovered, end)?;
+    marker.set(false).map_err(|e| private_error("the marker", e))?;
+
+    let upcalls = Arc::new(Upcalls::default());
+    let gate = Gate::new({
+        let upcalls = upcalls.clone();
+        move || upcalls.send(&Upcall::GetPermit)
+    });
+    let backing = Backing::default();
+    let orphans = saver(subdirectory(&private, "conflicts")?, upcalls.clone())?;
+    let filter = Arc::new(Filter::new(
+        bottom,
+        options.host,
+        Journal::new(writer),
+        gate,
+        Box::new(backing.clone()),
+        orphans,
+    ));
+    // The mount usually covers the store: nothing is looked up by path from here on.
+    std::env::set_current_dir("/").map_err(MountError::Session)?;
+    let ended = serve(&options, &filter, &store, backing, upcalls, lost_after, signals);
+    let closed = filter.journal.sync();
+    closed?;
+    ended?;
+    if filter.files.written().is_empty() {
+        marker.set(true).map_err(|e| private_error("the marker", e))?;
+    }
+    Ok(())
+}
+
+fn serve(
+    options: &Options,
+    filter: &Arc<Filter>,
+    store: &OwnedFd,
+    backing: Backing,
+    upcalls: Arc<Upcalls>,
+    lost_after: Option<u64>,
+    signals: SigSet,
+) -> Result<(), MountError> {
+    let syncer = Syncer::start().map_err(MountError::Session)?;
+    let adapter = Adapter { filter: filter.clone(), syncer, backing: backing.clone() };
+    let fail = |source| MountError::Mount { path: options.mount.clone(), source };
+    let session = Session::new(adapter, &options.mount, &config(options, store)).map_err(fail)?;
+    let device = |session: &Session<Adapter>| session.as_fd().try_clone_to_owned().map_err(MountError::Session);
+    backing.mounted(device(&session)?);
+    let kernel = Kernel { notifier: session.notifier(), device: device(&session)? };
+    let ending = Arc::new(AtomicBool::new(false));
+    let mut session = session;
+    let mut unmounter = session.unmount_callable();
+    start("signals", move || {
+        match signals.wait() {
+            Ok(signal) => tracing::info!(%signal, "unmounting"),
+            Err(error) => tracing::error!(%error, "cannot wait for signals"),
+        }
+        if let Err(error) = unmounter.unmount() {
+            tracing::warn!(%error, "the mount is busy; it is detached, and ends when it is not used any more");
+        }
+    })?;
+    let invalidations =
+        Invalidations::start(filter.clone(), kernel, upcalls.clone()).map_err(MountError::Session)?;
+    let client = Client {
+        socket: options.socket.clone(),
+        fileset: options.fileset,
+        bottom: duplicate(store)?,
+        lost_after,
+        filter: filter.clone(),
+        upcalls: upcalls.clone(),
+        invalidations,
+        shutdown: Box::new(|| {
+            // To ourselves: the thread that waits for signals unmounts.
+            let _ = nix::sys::signal::kill(nix::unistd::getpid(), Signal::SIGTERM);
+        }),
+        ending: ending.clone(),
+    };
+    start("lento", move || client.run())?;
+    start_helpers(options, filter, upcalls, &ending)?;
+    println!("ready");
+    // Nobody listening is not a reason to stop.
+    let _ = std::io::stdout().flush();
+    let ended = session.run();
+    ending.store(true, Ordering::Release);
+    finish(filter);
+    ended.map_err(MountError::Session)
+}
+
+/// After the unmount: stores that are due are appended if the permit is here, all else is refused.
+fn finish(filter: &Filter) {
+    if let Some(pass) = filter.gate.enter() {
+        filter.store_all(&pass);
+    }
+    filter.gate.end();
+}
+
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), MountError> {
+    std::thread::Builder::new().name(name.into()).spawn(work).map(drop).map_err(MountError::Session)
+}
+
+/// The threads that do what is due without being asked.
+fn start_helpers(
+    options: &Options,
+    filter: &Arc<Filter>,
+    upcalls: Arc<Upcalls>,
+    ending: &Arc<AtomicBool>,
+) -> Result<(), MountError> {
+    let f = filter.clone();
+    start("parked", move || f.gate.work_off())?;
+    let (f, soft) = (filter.clone(), options.soft);
+    start("watch", move || f.gate.watch(soft, is_interrupted))?;
+    let (f, end) = (filter.clone(), ending.clone());
+    start("doorbell", move || {
+        while !end.load(Ordering::Acquire) {
+            if f.journal.wait_for_ring(Duration::from_secs(1)) {
+                ring(&f, &upcalls);
+            }
+        }
+    })?;
+    let (f, end) = (filter.clone(), ending.clone());
+    start("tidy", move || {
+        let mut stored = Instant::now();
+        while !end.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(limits::SYNC_INTERVAL_MS));
+            if f.journal.is_dirty()
+                && let Err(error) = f.journal.sync()
+            {
+                tracing::warn!(%error, "the log could not be made durable");
+            }
+            if stored.elapsed() >= Duration::from_millis(limits::OPEN_STORE_INTERVAL_MS) {
+                stored = Instant::now();
+                f.store_long_open();
+            }
+        }
+    })
+}
+
+/// Tells Lento that the log grew, or cannot.
+fn ring(filter: &Filter, upcalls: &Upcalls) {
+    if let Some(errno) = filter.journal.failure() {
+        upcalls.send(&Upcall::LogFailed { errno });
+    }
+    match filter.journal.flush() {
+        Ok(last) => upcalls.send(&Upcall::Advanced { last }),
+        Err(error) => upcalls.send(&Upcall::LogFailed { errno: error.errno() }),
+    }
+}
+
+/// Saves what was written to a replaced file below `.intermezzo/conflicts`, and tells Lento.
+fn saver(
+    conflicts: OwnedFd,
+    upcalls: Arc<Upcalls>,
+) -> Result<Box<dyn Fn(Replaced) + Send + Sync>, MountError> {
+    Ok(Box::new(move |replaced: Replaced| {
+        let name = orphan_name(replaced.id);
+        match save(&conflicts, &name, &replaced.file) {
+            Ok(()) => upcalls.send(&Upcall::Orphaned { saved: name }),
+            Err(error) => tracing::error!(%error, %name, "content written to a replaced file could not be saved"),
+        }
+    }))
+}
+
+fn save(conflicts: &OwnedFd, name: &Name, from: &File) -> std::io::Result<()> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let mut to = File::from(nix::fcntl::openat(conflicts, name.as_os_str(), flags, Mode::from_bits_truncate(0o600))?);
+    let mut from = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(from)))?;
+    std::io::copy(&mut from, &mut to)?;
+    to.sync_all()
+}
+
+fn config(options: &Options, store: &OwnedFd) -> Config {
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(options.threads);
+    config.clone_fd = options.threads > 1;
+    config.mount_options = vec![
+        MountOption::FSName(format!("intermezzo:{}", options.name)),
+        MountOption::Subtype("presto".into()),
+        MountOption::DefaultPermissions,
+    ];
+    // As the bottom is mounted.
+    let flags = nix::sys::statvfs::fstatvfs(store).map(|s| s.flags()).unwrap_or(FsFlags::ST_NOSUID | FsFlags::ST_NODEV);
+    config.mount_options.push(if flags.contains(FsFlags::ST_NOSUID) { MountOption::NoSuid } else { MountOption::Suid });
+    config.mount_options.push(if flags.contains(FsFlags::ST_NODEV) { MountOption::NoDev } else { MountOption::Dev });
+    if flags.contains(FsFlags::ST_NOEXEC) {
+        config.mount_options.push(MountOption::NoExec);
+    }
+    config
+}
+
+fn block_signals() -> Result<SigSet, MountError> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.add(Signal::SIGINT);
+    set.thread_block().map_err(|source| MountError::Privilege { what: "cannot block signals", source })?;
+    Ok(set)
+}
+
+fn open_store(path: &Path) -> Result<OwnedFd, MountError> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(path, flags, Mode::empty())
+        .map_err(|errno| MountError::Store { path: path.to_owned(), source: errno.into() })
+}
+
+fn open_private(store: &OwnedFd) -> Result<OwnedFd, MountError> {
+    subdirectory_named(store, Name::RESERVED).map_err(|e| private_error(".intermezzo", e.into()))
+}
+
+fn subdirectory(private: &OwnedFd, name: &'static str) -> Result<OwnedFd, MountError> {
+    subdirectory_named(private, name.as_bytes()).map_err(|e| private_error(name, e.into()))
+}
+
+fn subdirectory_named(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    match nix::sys::stat::mkdirat(parent, name, Mode::from_bits_truncate(0o700)) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    nix::fcntl::openat(parent, name, flags, Mode::empty())
+}
+
+/// Keeps a second Presto off the store, as long as the result lives.
+fn lock(private: &OwnedFd) -> Result<nix::fcntl::Flock<File>, MountError> {
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
+    let file = nix::fcntl::openat(private, "presto.lock", flags, Mode::from_bits_truncate(0o600))
+        .map_err(|e| private_error("presto.lock", e.into()))?;
+    nix::fcntl::Flock::lock(File::from(file), nix::fcntl::FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, errno)| if errno == Errno::EWOULDBLOCK { MountError::Busy } else { private_error("presto.lock", errno.into()) })
+}
+
+fn duplicate(fd: &OwnedFd) -> Result<OwnedFd, MountError> {
+    fd.try_clone().map_err(MountError::Session)
+}
+
+fn private_error(what: &'static str, source: std::io::Error) -> MountError {
+    MountError::Private { what, source }
+}

@@ -1,0 +1,120 @@
+//! Acting as the caller: owner of what is created, umask, and clearing of setuid bits.
+//!
+//! The kernel checked permissions already (`default_permissions`), so capabilities are kept throughout; only the ids
+//! that ext4 stamps a new object with, and the umask, are the caller's.
+
+use super::check;
+use nix::errno::Errno;
+use std::{cell::Cell, marker::PhantomData};
+
+/// File system ids to act under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct As {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+thread_local! {
+    /// This thread's umask, once it has one of its own.
+    static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+/// `CAP_FSETID`.
+const CAP_FSETID: u32 = 1 << 4;
+
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3`.
+const CAP_VERSION: u32 = 0x2008_0522;
+
+/// Call once before any thread is started: from then on a change of the file system user id keeps capabilities.
+pub(crate) fn prepare_process() -> Result<(), Errno> {
+    const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+    // SAFETY: plain integers.
+    let bits = check(unsafe { libc::prctl(libc::PR_GET_SECUREBITS) }.into())? as libc::c_ulong;
+    // SAFETY: plain integers.
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP) }.into()).map(drop)
+}
+
+/// The caller's umask, for this thread, until another is set.
+pub(crate) struct Umask;
+
+impl Umask {
+    /// Sets it. The first call in a thread gives the thread a umask of its own.
+    pub(crate) fn set(umask: u32) -> Result<(), Errno> {
+        UMASK.with(|current| {
+            if current.get() == Some(umask) {
+                return Ok(());
+            }
+            if current.get().is_none() {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
+            }
+            // SAFETY: always succeeds.
+            unsafe { libc::umask(umask & 0o777) };
+            current.set(Some(umask));
+            Ok(())
+        })
+    }
+}
+
+/// Ends acting as the caller when dropped; stays in its thread.
+pub(crate) struct Acting(Option<As>, PhantomData<*const ()>);
+
+/// Acts under `ids` until the result is dropped. Free of cost for root.
+pub(crate) fn as_caller(ids: As) -> Acting {
+    if ids == (As { uid: 0, gid: 0 }) {
+        return Acting(None, PhantomData);
+    }
+    // SAFETY: plain integers; for this thread alone.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, ids.gid);
+        libc::syscall(libc::SYS_setfsuid, ids.uid);
+    }
+    Acting(Some(ids), PhantomData)
+}
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            // SAFETY: plain integers; for this thread alone.
+            unsafe {
+                libc::syscall(libc::SYS_setfsuid, 0);
+                libc::syscall(libc::SYS_setfsgid, 0);
+            }
+        }
+    }
+}
+
+fn effective(change: impl FnOnce(u32) -> u32) -> Result<(), Errno> {
+    let header = CapHeader { version: CAP_VERSION, pid: 0 };
+    let mut data = [CapData::default(); 2];
+    // SAFETY: version 3 takes two elements.
+    check(unsafe { libc::syscall(libc::SYS_capget, &header, data.as_mut_ptr()) })?;
+    data[0].effective = change(data[0].effective);
+    // SAFETY: version 3 takes two elements.
+    check(unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) }).map(drop)
+}
+
+/// Runs `work` without `CAP_FSETID`, if `drop_it`, so that the bottom clears setuid and setgid bits as it does when
+/// an ordinary user writes.
+pub(crate) fn without_fsetid<T>(drop_it: bool, work: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    if !drop_it {
+        return work();
+    }
+    effective(|caps| caps & !CAP_FSETID)?;
+    let result = work();
+    effective(|caps| caps | CAP_FSETID)?;
+    result
+}

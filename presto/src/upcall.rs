@@ -1,0 +1,177 @@
+//! The channel to Lento: connects again for ever, and keeps the mount at work meanwhile.
+
+use crate::{filter::Filter, invalidate::Invalidations};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use protocol::{Downcall, FileSetId, Upcall, UpcallReader, encode_upcall, limits, version};
+use std::{
+    io::{IoSlice, Read, Write},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+/// How long Lento may leave its end of the socket unread before the connection counts as broken.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The sending end, shared by all threads. What is sent while Lento is away is dropped: a new connection begins with
+/// all that it must know.
+#[derive(Debug, Default)]
+pub(crate) struct Upcalls {
+    stream: Mutex<Option<UnixStream>>,
+}
+
+impl Upcalls {
+    /// Sends a message, if Lento is there.
+    pub(crate) fn send(&self, upcall: &Upcall) {
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(socket) = stream.as_mut() else { return };
+        let sent = match encode_upcall(upcall) {
+            Ok(frame) => socket.write_all(&frame),
+            Err(error) => {
+                tracing::error!(%error, "an upcall is too long");
+                return;
+            }
+        };
+        if let Err(error) = sent {
+            tracing::info!(%error, "lost Lento");
+            // The reading thread sees the end, and connects again.
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+            *stream = None;
+        }
+    }
+}
+
+/// The receiving end; runs in a thread of its own.
+pub(crate) struct Client {
+    pub(crate) socket: PathBuf,
+    pub(crate) fileset: FileSetId,
+    /// A descriptor of the bottom to give away.
+    pub(crate) bottom: OwnedFd,
+    /// Last record that survived, if a loss of power is to be reported.
+    pub(crate) lost_after: Option<u64>,
+    pub(crate) filter: Arc<Filter>,
+    pub(crate) upcalls: Arc<Upcalls>,
+    pub(crate) invalidations: Invalidations,
+    /// Ends the mount.
+    pub(crate) shutdown: Box<dyn Fn() + Send>,
+    pub(crate) ending: Arc<AtomicBool>,
+}
+
+impl Client {
+    /// Connects and serves, until the mount ends.
+    pub(crate) fn run(self) {
+        let mut pause = limits::BACKOFF_MIN_MS;
+        while !self.ending.load(Ordering::Acquire) {
+            match self.connect() {
+                Ok(stream) => {
+                    pause = limits::BACKOFF_MIN_MS;
+                    self.serve(stream);
+                }
+                Err(error) => tracing::debug!(%error, socket = %self.socket.display(), "Lento is not there"),
+            }
+            std::thread::sleep(Duration::from_millis(pause));
+            pause = (pause * 2).min(limits::BACKOFF_MAX_MS);
+        }
+    }
+
+    fn connect(&self) -> std::io::Result<UnixStream> {
+        let stream = UnixStream::connect(&self.socket)?;
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+        let mut shared = self.upcalls.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let hello = Upcall::Hello {
+            version: version::UPCALL,
+            fileset: self.fileset,
+            pid: std::process::id(),
+            permit: self.filter.gate.held_epoch(),
+            last: self.filter.journal.last(),
+            lost_after: self.lost_after,
+        };
+        let frame = encode_upcall(&hello).map_err(std::io::Error::other)?;
+        let descriptors = [self.bottom.as_raw_fd()];
+        let attached = [ControlMessage::ScmRights(&descriptors)];
+        let sent = sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&frame)], &attached, MsgFlags::MSG_NOSIGNAL, None)?;
+        (&stream).write_all(&frame[sent..])?;
+        *shared = Some(stream.try_clone()?);
+        drop(shared);
+        if self.filter.gate.is_wanted() {
+            self.upcalls.send(&Upcall::GetPermit);
+        }
+        tracing::info!(socket = %self.socket.display(), "connected to Lento");
+        Ok(stream)
+    }
+
+    fn serve(&self, mut stream: UnixStream) {
+        let mut reader = UpcallReader::default();
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => reader.push(&buffer[..n]),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::info!(%error, "lost Lento");
+                    break;
+                }
+            }
+            loop {
+                match reader.next::<Downcall>() {
+                    Ok(Some(downcall)) => self.handle(downcall),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::error!(%error, "Lento sent something else than a downcall");
+                        self.disconnect();
+                        return;
+                    }
+                }
+            }
+        }
+        self.disconnect();
+    }
+
+    fn disconnect(&self) {
+        *self.upcalls.stream.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        tracing::info!("disconnected from Lento; serving and logging go on");
+    }
+
+    fn handle(&self, downcall: Downcall) {
+        tracing::debug!(?downcall, "downcall");
+        match downcall {
+            Downcall::Grant { epoch } => self.filter.gate.grant(epoch),
+            Downcall::Revoke => self.revoke(),
+            Downcall::Arm { seen } => self.filter.journal.arm(seen),
+            Downcall::Trim { upto } => {
+                if let Err(error) = self.filter.journal.writer().trim(upto) {
+                    tracing::warn!(%error, upto, "the log could not be trimmed");
+                }
+            }
+            Downcall::Synced => match self.filter.journal.sync() {
+                Ok(last) => self.upcalls.send(&Upcall::LogSynced { last }),
+                Err(error) => self.upcalls.send(&Upcall::LogFailed { errno: error.errno() }),
+            },
+            Downcall::Invalidate { token, entries, objects, replaced } => {
+                self.invalidations.submit(token, entries, objects, replaced);
+            }
+            Downcall::Shutdown => (self.shutdown)(),
+        }
+    }
+
+    fn revoke(&self) {
+        let filter = &self.filter;
+        filter.gate.revoke(|pass| filter.store_all(pass));
+        if let Err(error) = filter.journal.flush() {
+            tracing::warn!(%error, "the log could not be written before the permit went");
+        }
+        self.upcalls.send(&Upcall::Released { last: filter.journal.last() });
+        // Who was parked meanwhile wants it back.
+        if filter.gate.ask_again() {
+            self.upcalls.send(&Upcall::GetPermit);
+        }
+    }
+}
