@@ -44,7 +44,7 @@ pub(crate) struct Established {
 
 /// How a call ended, if not with a connection.
 pub(crate) enum NoConnection {
-    /// The peer called, or is calling, and its connection stays.
+    /// There is another one, or another call under way; nobody is to blame.
     Duplicate,
     Refused(Refused),
 }
@@ -81,7 +81,7 @@ pub(crate) async fn call(core: &Arc<Core>, host: HostId, address: &str) -> Resul
     say_hello(core, &mut source).await?;
     hear_hello(&mut source, host).await?;
     // `dial` is held until the connection is in the registry.
-    establish(core, host, Dialled::ByUs, source, counted)
+    establish(core, host, Dialled::ByUs, source, counted).await
 }
 
 /// Answers a peer that called and whose certificate is that of `host`.
@@ -96,9 +96,10 @@ pub(crate) async fn answer(core: &Arc<Core>, host: HostId, stream: Stream) -> Re
             // So that the other host can say why, too.
             say_hello(core, &mut source).await?;
         }
-        return Err(refused.into());
+        // A host of the cluster that goes away before its hello has found that our own call had come first.
+        return Err(if refused.kind == RefusalKind::Lost { NoConnection::Duplicate } else { refused.into() });
     }
-    let mut established = establish(core, host, Dialled::ByThem, source, counted)?;
+    let mut established = establish(core, host, Dialled::ByThem, source, counted).await?;
     if let Err(why) = say_hello(core, &mut established.source).await {
         core.registry.remove(host, established.connection.id());
         established.connection.0.finished.cancel();
@@ -144,7 +145,7 @@ async fn hear_hello(source: &mut PacketSource<Stream>, expected: HostId) -> Resu
     }
 }
 
-fn establish(
+async fn establish(
     core: &Arc<Core>,
     host: HostId,
     dialled: Dialled,
@@ -152,9 +153,12 @@ fn establish(
     counted: Counted,
 ) -> Result<Established, NoConnection> {
     let connection = Connection(Arc::new(Shared::new(host, core.config.clone())));
-    match core.registry.establish(&connection, dialled) {
-        Verdict::Stays { after } => Ok(Established { connection, source, after, counted }),
-        Verdict::Duplicate => Err(NoConnection::Duplicate),
+    loop {
+        match core.registry.establish(&connection, dialled) {
+            Verdict::Stays { after } => return Ok(Established { connection, source, after, counted }),
+            Verdict::Duplicate => return Err(NoConnection::Duplicate),
+            Verdict::Later(over) => over.cancelled().await,
+        }
     }
 }
 

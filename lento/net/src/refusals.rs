@@ -62,8 +62,11 @@ impl From<io::Error> for Refused {
     fn from(why: io::Error) -> Self {
         let kind = match why.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
             Some(tls) => classify(tls),
-            None if why.kind() == io::ErrorKind::InvalidData => RefusalKind::Protocol,
-            None => RefusalKind::Lost,
+            None => match why.kind() {
+                io::ErrorKind::InvalidData => RefusalKind::Protocol,
+                io::ErrorKind::TimedOut => RefusalKind::Silent,
+                _ => RefusalKind::Lost,
+            },
         };
         Self::new(kind, why)
     }

@@ -18,8 +18,8 @@ pub(crate) enum Dialled {
 
 #[derive(Debug, Default)]
 struct Peer {
-    /// A call of ours is under way.
-    dialling: bool,
+    /// A call of ours is under way; set when it is over.
+    dialling: Option<CancellationToken>,
     /// Our hello was sent on it: the peer may have taken it already.
     hello_sent: bool,
     active: Option<(Connection, Dialled, Instant)>,
@@ -32,8 +32,10 @@ struct Peer {
 pub(crate) enum Verdict {
     /// It is the one; `after` is awaited before the daemon is told.
     Stays { after: Option<CancellationToken> },
-    /// Another one is, or is about to be.
+    /// Another one is.
     Duplicate,
+    /// That is seen when our own call is over.
+    Later(CancellationToken),
 }
 
 /// All peers of this host.
@@ -59,11 +61,12 @@ impl Registry {
     pub(crate) fn dial(self: &Arc<Self>, host: HostId) -> Option<Dial> {
         let mut peers = self.peers();
         let peer = peers.entry(host).or_default();
-        if peer.dialling || peer.active.is_some() {
+        if peer.dialling.is_some() || peer.active.is_some() {
             return None;
         }
-        peer.dialling = true;
-        Some(Dial { registry: self.clone(), host })
+        let over = CancellationToken::new();
+        peer.dialling = Some(over.clone());
+        Some(Dial { registry: self.clone(), host, over })
     }
 
     /// Counts one more connection of a host, `None` if it has too many.
@@ -80,8 +83,8 @@ impl Registry {
     /// A verified hello came on `connection`. Whoever called sends its hello first, so the called side decides, and
     /// its hello tells the caller that its connection stays.
     ///
-    /// If both call at once, the connection dialled by the host with the lower id stays: that host refuses the
-    /// other's call once its own hello is out. A call that comes though a connection is up means that the peer lost
+    /// If both call at once, the connection dialled by the host with the lower id stays: once its own hello is out,
+    /// that host lets the other's call wait for what comes of its own. A call that comes though a connection is up means that the peer lost
     /// that one, unless it is so young that the two may have crossed.
     pub(crate) fn establish(&self, connection: &Connection, dialled: Dialled) -> Verdict {
         let host = connection.host();
@@ -92,8 +95,11 @@ impl Registry {
                 .active
                 .as_ref()
                 .is_some_and(|(_, dialled, since)| *dialled == Dialled::ByUs && since.elapsed() < self.overlap);
-            if peer.hello_sent || ours_is_young {
+            if ours_is_young {
                 return Verdict::Duplicate;
+            }
+            if let (true, Some(over)) = (peer.hello_sent, &peer.dialling) {
+                return Verdict::Later(over.clone());
             }
         }
         if let Some((old, ..)) = &peer.active {
@@ -126,6 +132,7 @@ impl Registry {
 pub(crate) struct Dial {
     registry: Arc<Registry>,
     host: HostId,
+    over: CancellationToken,
 }
 
 impl Dial {
@@ -142,8 +149,10 @@ impl Drop for Dial {
     fn drop(&mut self) {
         let mut peers = self.registry.peers();
         let peer = peers.entry(self.host).or_default();
-        peer.dialling = false;
+        peer.dialling = None;
         peer.hello_sent = false;
+        drop(peers);
+        self.over.cancel();
     }
 }
 

@@ -44,9 +44,9 @@ pub fn free_address() -> String {
 /// Short times, for tests of what happens when they are over.
 pub fn impatient() -> NetConfig {
     NetConfig {
-        handshake_timeout: Duration::from_millis(500),
-        heartbeat: Duration::from_millis(100),
-        peer_silence: Duration::from_millis(1000),
+        handshake_timeout: Duration::from_millis(1000),
+        heartbeat: Duration::from_millis(200),
+        peer_silence: Duration::from_millis(2000),
         ..NetConfig::default()
     }
 }
