@@ -25,6 +25,9 @@ FUZZ_TARGETS = $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 # The programs under test, and the tools from crates.io that the tests run.
 export INTERMEZZO_BIN := $(RELEASE)
 export PATH := $(TARGET)/tools/bin:$(PATH)
+# Where disks of test hosts lie: in memory if there is plenty.
+export INTERMEZZO_TMP ?= $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -ge 8388608 ] 2>/dev/null \
+    && echo /dev/shm || echo /var/tmp)
 
 .PHONY: all demo test unit mounted lint bench fuzz docs install clean programs
 all: programs
@@ -36,7 +39,7 @@ programs:
 demo:
 	@tests/setup.sh demo
 	$(CARGO) build --release --locked -p lento -p presto -p intermezzo-tests --bin lento --bin presto --bin demo
-	INTERMEZZO_TMP=$${INTERMEZZO_TMP:-/var/tmp} $(RELEASE)/demo
+	$(RELEASE)/demo
 
 # In the order of what is found out soonest.
 test:

@@ -50,6 +50,7 @@ cargo_tool() {
     say "building $1 $2"
     cargo install --quiet --locked --root "$TOOLS" --target-dir "$TOOLS/build" "$1@$2" </dev/null
     echo "$2" >"$TOOLS/$1.version"
+    rm -rf "$TOOLS/build"
 }
 
 kernel() {
