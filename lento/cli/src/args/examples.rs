@@ -12,7 +12,7 @@ Example, two servers:
     lento daemon
     lento replicate web --store /srv/web
 
-Exit codes: 0 done; 1 failed, or verify and fsck found something; 2 wrong usage; 3 the daemon is not running;
+Exit codes: 0 done; 1 failed, or verify and fsck found something; 2 wrong usage; 3 the daemon is not running; \
 124 the time given ran out.";
 
 pub(super) const INIT: &str = "\
@@ -23,7 +23,7 @@ Example:
   lento init --name a --listen 127.0.0.1:7400 --home /tmp/a";
 
 pub(super) const DAEMON: &str = "\
-Stays in the foreground and logs to standard error; tells systemd when it is ready. Mounts what was mounted before.
+Stays in the foreground and logs to standard error; tells systemd when it is ready. Mounts what was mounted before. \
 Mounts go on serving while it is down. SIGTERM unmounts and ends it.
 
 Example:
@@ -38,7 +38,7 @@ Example:
   lento fileset remove web";
 
 pub(super) const FILESET_CREATE: &str = "\
-The directory is adopted in place: its files stay where they are, nothing is copied. This host becomes the holder of the
+The directory is adopted in place: its files stay where they are, nothing is copied. This host becomes the holder of the \
 file set. From then on, use the mount, not the store behind it.
 
 Example:
@@ -59,7 +59,7 @@ Example:
   lento fileset remove web --yes";
 
 pub(super) const INVITE: &str = "\
-The ticket holds this host's address, the fingerprint of the cluster's authority and a secret. It admits one host, once.
+The ticket holds this host's address, the fingerprint of the cluster's authority and a secret. It admits one host, once. \
 Send it by a way that others cannot read.
 
 Example:
@@ -74,7 +74,7 @@ Example:
   lento join - --name b --listen 10.0.0.2:7400 < ticket";
 
 pub(super) const REPLICATE: &str = "\
-Copies everything, with progress, then stays live: changes on either side reach the other as they happen. Ctrl-C leaves
+Copies everything, with progress, then stays live: changes on either side reach the other as they happen. Ctrl-C leaves \
 the copy going on in the daemon; `lento status` shows it.
 
 Example:
@@ -104,7 +104,7 @@ Example:
   lento log web --json | jq 'select(.op == \"rename\")'";
 
 pub(super) const VERIFY: &str = "\
-Reads and hashes every file on every connected host of the file set. Exits with 1 and a list if they differ, or if a host
+Reads and hashes every file on every connected host of the file set. Exits with 1 and a list if they differ, or if a host \
 could not be compared. What changes meanwhile may be listed: compare when nobody writes.
 
 Example:

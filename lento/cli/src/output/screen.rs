@@ -111,7 +111,7 @@ pub fn report(failure: &Failure) -> ExitCode {
     // Nothing can be told to anybody when standard error is gone; the exit code still tells.
     let _ = writeln!(io::stderr(), "{} {}", paint.bad("lento:"), failure.message);
     if let Some(hint) = &failure.hint {
-        let _ = writeln!(io::stderr(), "{} {hint}", paint.dim("   try:"));
+        let _ = writeln!(io::stderr(), "{} {hint}", paint.dim("      "));
     }
     code(failure.code)
 }
