@@ -57,12 +57,12 @@ lint:
 
 unit:
 	@tests/setup.sh build
-	$(CARGO) test --workspace --exclude intermezzo-tests --locked
+	$(CARGO) test --workspace --exclude intermezzo-tests --locked --no-fail-fast
 
 # On the release programs, one after the other: they use the whole machine.
 mounted: programs
 	@tests/setup.sh test
-	$(CARGO) test -p intermezzo-tests --locked -- --test-threads=1
+	$(CARGO) test -p intermezzo-tests --locked --no-fail-fast -- --test-threads=1
 
 bench: programs
 	@tests/setup.sh bench
