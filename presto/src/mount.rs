@@ -98,8 +98,11 @@ pub fn run(options: Options) -> Result<(), MountError> {
         Box::new(backing.clone()),
         orphans,
     ));
-    // The mount usually covers the store: nothing is looked up by path from here on.
+    let fail = |source| MountError::Mount { path: options.mount.clone(), source };
+    let mount = options.mount.canonicalize().map_err(fail)?;
+    // The mount usually covers the store: nothing else is looked up by path from here on.
     std::env::set_current_dir("/").map_err(MountError::Session)?;
+    let options = Options { mount, ..options };
     let ended = serve(&options, &filter, &store, backing, upcalls, lost_after, signals);
     let closed = filter.journal.sync();
     closed?;

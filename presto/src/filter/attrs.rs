@@ -81,7 +81,7 @@ impl Filter {
         };
         let was = stat_fd(&fd)?;
         let change = set.change();
-        let id = self.id_of(&fd, handle)?;
+        let id = self.id_of_path(&fd, handle)?;
         let op = |_| Op::Setattr { id, change, before: before(&change, &was) };
         let stat = self.record(pass, caller, op, |_| {
             apply(&fd, &change, caller)?;

@@ -152,6 +152,14 @@ impl Filter {
         dirs::id_or_adopt(XattrTarget::entry(dir, name), self.host, || Ok(self.bottom.handle_of(dir, name)?))
     }
 
+    /// The id of an object opened with `O_PATH`.
+    fn id_of_path(&self, fd: &OwnedFd, handle: Handle) -> Result<ObjectId> {
+        if handle == self.bottom.root_handle {
+            return Ok(ObjectId::ROOT);
+        }
+        dirs::id_or_adopt(XattrTarget::path_fd(fd), self.host, || Ok(handle))
+    }
+
     /// The id of an open object.
     fn id_of(&self, fd: &impl std::os::fd::AsFd, handle: Handle) -> Result<ObjectId> {
         if handle == self.bottom.root_handle {

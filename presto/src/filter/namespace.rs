@@ -161,7 +161,7 @@ impl Filter {
         let path = c_string(name.as_bytes())?;
         let handle = self.handle(node);
         let fd = self.path_fd(handle)?;
-        let id = self.id_of(&fd, handle)?;
+        let id = self.id_of_path(&fd, handle)?;
         let op = |_| Op::Link { id, parent: dir.id, name };
         self.record(pass, caller, op, |_| {
             // SAFETY: both paths are valid for the call.

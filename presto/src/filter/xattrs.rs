@@ -22,14 +22,14 @@ impl Filter {
         if let Some(file) = self.files.get(handle).and_then(|file| file.file()) {
             return Ok(get_xattr(XattrTarget::fd(&*file), &name, buffer)?);
         }
-        Ok(get_xattr(XattrTarget::fd(&self.path_fd(handle)?), &name, buffer)?)
+        Ok(get_xattr(XattrTarget::path_fd(&self.path_fd(handle)?), &name, buffer)?)
     }
 
     /// `LISTXATTR`: all names, each ended by a NUL.
     pub(crate) fn listxattr(&self, caller: Caller, node: u64) -> Result<Vec<u8>> {
         let fd = self.path_fd(self.handle(node))?;
         let mut list = vec![0; limits::XATTR_VALUE_BYTES];
-        let length = list_xattrs(XattrTarget::fd(&fd), &mut list)?;
+        let length = list_xattrs(XattrTarget::path_fd(&fd), &mut list)?;
         list.truncate(length);
         let mut shown = Vec::with_capacity(length);
         for name in list.split_inclusive(|b| *b == 0) {
@@ -60,14 +60,14 @@ impl Filter {
         let path = c_string(name)?;
         let handle = self.handle(node);
         let fd = self.path_fd(handle)?;
-        let id = self.id_of(&fd, handle)?;
+        let id = self.id_of_path(&fd, handle)?;
         let open = self.files.get(handle);
         let was = stat_fd(&fd)?;
         let name = name.to_vec();
         let loses_setgid = name == ACL_ACCESS && was.mode() & libc::S_ISGID != 0 && !may_keep_setgid(caller, &was);
         let op = |_| Op::Setxattr { id, name, value: value.clone() };
         self.record(pass, caller, op, |_| {
-            set_xattr(XattrTarget::fd(&fd), &path, &value, flags)?;
+            set_xattr(XattrTarget::path_fd(&fd), &path, &value, flags)?;
             if loses_setgid {
                 chmod(&fd, stat_fd(&fd)?.mode() & 0o7777 & !libc::S_ISGID)?;
             }
@@ -87,12 +87,12 @@ impl Filter {
         let path = c_string(name)?;
         let handle = self.handle(node);
         let fd = self.path_fd(handle)?;
-        let id = self.id_of(&fd, handle)?;
+        let id = self.id_of_path(&fd, handle)?;
         let open = self.files.get(handle);
         let was = stat_fd(&fd)?;
         let name = name.to_vec();
         self.record(pass, caller, |_| Op::Removexattr { id, name }, |_| {
-            remove_xattr(XattrTarget::fd(&fd), &path)?;
+            remove_xattr(XattrTarget::path_fd(&fd), &path)?;
             Ok(((), DONE))
         })?;
         if let Some(file) = open {

@@ -24,20 +24,29 @@ struct Args {
     flags: u32,
 }
 
-/// Whose attributes: an entry of a directory, or what a descriptor refers to (`O_PATH` too) if the name is empty.
+/// Whose attributes: an entry of a directory, or what a descriptor refers to if the name is empty.
 #[derive(Clone, Copy)]
 pub(crate) struct XattrTarget<'a> {
     dir: BorrowedFd<'a>,
     name: &'a CStr,
+    /// The descriptor was opened with `O_PATH`: these calls refuse it, and take only its path in `/proc`.
+    by_path: bool,
 }
 
 impl<'a> XattrTarget<'a> {
+    /// An entry of a directory; a symbolic link is not followed.
     pub(crate) fn entry(dir: &'a impl AsFd, name: &'a CStr) -> Self {
-        Self { dir: dir.as_fd(), name }
+        Self { dir: dir.as_fd(), name, by_path: false }
     }
 
+    /// An open object.
     pub(crate) fn fd(fd: &'a impl AsFd) -> Self {
-        Self { dir: fd.as_fd(), name: c"" }
+        Self { dir: fd.as_fd(), name: c"", by_path: false }
+    }
+
+    /// An object opened with `O_PATH`.
+    pub(crate) fn path_fd(fd: &'a impl AsFd) -> Self {
+        Self { by_path: true, ..Self::fd(fd) }
     }
 
     fn flags(&self) -> i32 {
@@ -58,10 +67,11 @@ impl<'a> XattrTarget<'a> {
 
 /// Runs the new call, or the old one by path where the kernel lacks it.
 fn either(
+    target: XattrTarget<'_>,
     new: impl FnOnce() -> libc::c_long,
     old: impl FnOnce() -> Result<libc::c_long, Errno>,
 ) -> Result<usize, Errno> {
-    if HAVE_XATTRAT.load(Ordering::Relaxed) {
+    if !target.by_path && HAVE_XATTRAT.load(Ordering::Relaxed) {
         match check(new()) {
             Err(Errno::ENOSYS) => HAVE_XATTRAT.store(false, Ordering::Relaxed),
             other => return other.map(|n| n as usize),
@@ -74,6 +84,7 @@ fn either(
 pub(crate) fn get_xattr(target: XattrTarget<'_>, name: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
     let args = Args { value: value.as_mut_ptr() as u64, size: value.len() as u32, flags: 0 };
     either(
+        target,
         // SAFETY: `args` describes `value`, which outlives the call.
         || unsafe {
             let (dir, path) = (target.dir.as_raw_fd(), target.name.as_ptr());
@@ -92,6 +103,7 @@ pub(crate) fn get_xattr(target: XattrTarget<'_>, name: &CStr, value: &mut [u8]) 
 pub(crate) fn set_xattr(target: XattrTarget<'_>, name: &CStr, value: &[u8], flags: i32) -> Result<(), Errno> {
     let args = Args { value: value.as_ptr() as u64, size: value.len() as u32, flags: flags as u32 };
     either(
+        target,
         // SAFETY: `args` describes `value`, which outlives the call.
         || unsafe {
             let (dir, path) = (target.dir.as_raw_fd(), target.name.as_ptr());
@@ -111,6 +123,7 @@ pub(crate) fn set_xattr(target: XattrTarget<'_>, name: &CStr, value: &[u8], flag
 /// Reads the NUL-separated names into `list`; returns their length. An empty `list` asks for the length.
 pub(crate) fn list_xattrs(target: XattrTarget<'_>, list: &mut [u8]) -> Result<usize, Errno> {
     either(
+        target,
         // SAFETY: the list's pointer and length belong together.
         || unsafe {
             let (dir, path) = (target.dir.as_raw_fd(), target.name.as_ptr());
@@ -128,6 +141,7 @@ pub(crate) fn list_xattrs(target: XattrTarget<'_>, list: &mut [u8]) -> Result<us
 /// Removes an attribute.
 pub(crate) fn remove_xattr(target: XattrTarget<'_>, name: &CStr) -> Result<(), Errno> {
     either(
+        target,
         // SAFETY: the pointers are valid for the call.
         || unsafe {
             let (dir, path) = (target.dir.as_raw_fd(), target.name.as_ptr());
