@@ -54,6 +54,19 @@ fn decisions_that_are_cited_are_written_down() {
     none("decisions that are not in docs/adr", unknown);
 }
 
+#[test]
+fn documents_that_sources_cite_exist() {
+    let mut missing = Vec::new();
+    for path in files(&[".rs"]).into_iter().filter(|path| !path.starts_with("tests/tests/tidy")) {
+        let text = read(&path);
+        let cited = text.split(|c: char| c.is_whitespace() || "`()[];,\"".contains(c));
+        let pages = cited.map(|word| word.trim_end_matches(['.', ':'])).filter(|word| word.starts_with("docs/"));
+        let lost = pages.filter(|page| page.ends_with(".md") && !root().join(page).exists());
+        missing.extend(lost.map(|page| format!("{} cites {page}", path.display())));
+    }
+    none("documents that are cited and not there", missing);
+}
+
 /// In SEMANTICS.md a test is named as `path/to/file.rs: name_of_the_test`, in backticks.
 #[test]
 fn every_promise_names_tests_that_exist() {

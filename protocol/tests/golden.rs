@@ -1,0 +1,225 @@
+//! The bytes of the wire as `docs/formats/wire.md` has them. A change here is a new version of the wire.
+
+use protocol::*;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Both directions: encoding gives the bytes, decoding them the value.
+macro_rules! golden {
+    ($($test:ident: $type:ident { $($value:expr => $bytes:expr,)* })*) => {
+        $(#[test]
+        fn $test() {
+            $({
+                let value: $type = $value;
+                let body = encode(&value);
+                assert_eq!(hex(&body), $bytes.replace(' ', ""), "{value:?}");
+                assert_eq!(decode::<$type>(&body), value);
+            })*
+        })*
+    };
+}
+
+trait Body: Sized {
+    fn encode(&self) -> Vec<u8>;
+    fn decode(bytes: &[u8]) -> Self;
+}
+
+fn encode<T: Body>(value: &T) -> Vec<u8> {
+    value.encode()
+}
+
+fn decode<T: Body>(bytes: &[u8]) -> T {
+    T::decode(bytes)
+}
+
+macro_rules! whole {
+    ($($type:ty),*) => {
+        $(impl Body for $type {
+            fn encode(&self) -> Vec<u8> {
+                self.to_body().expect("short enough")
+            }
+            fn decode(bytes: &[u8]) -> Self {
+                Self::from_body(bytes).expect("well formed")
+            }
+        })*
+    };
+}
+whole!(Request, Reply, Message);
+
+macro_rules! item {
+    ($($type:ty),*) => {
+        $(impl Body for $type {
+            fn encode(&self) -> Vec<u8> {
+                let mut body = Vec::new();
+                self.append_to(&mut body).expect("short enough");
+                body
+            }
+            fn decode(bytes: &[u8]) -> Self {
+                match Self::take_from(bytes) {
+                    Ok(Some((item, []))) => item,
+                    other => panic!("not one item: {other:?}"),
+                }
+            }
+        })*
+    };
+}
+item!(Content, Listing);
+
+impl Body for Packet {
+    fn encode(&self) -> Vec<u8> {
+        [&self.header().expect("short enough")[..], &self.body].concat()
+    }
+    fn decode(bytes: &[u8]) -> Self {
+        let mut reader = PacketReader::default();
+        reader.push(bytes);
+        reader.next().expect("well formed").expect("whole")
+    }
+}
+
+fn host(n: u32) -> HostId {
+    HostId::new(n).expect("not 0")
+}
+
+/// 0x11 sixteen times.
+fn web() -> FileSetId {
+    FileSetId::from_bytes([0x11; 16])
+}
+
+fn object(n: u64) -> ObjectId {
+    ObjectId::new(host(2), n)
+}
+
+fn name(text: &[u8]) -> Name {
+    Name::new(text).expect("legal")
+}
+
+fn packet(kind: PacketKind, body: &[u8]) -> Packet {
+    Packet { kind, act: Act { from: SessionToken(0x0102), to: SessionToken(3) }, body: body.to_vec() }
+}
+
+fn attr() -> Attr {
+    let mtime = Timestamp { secs: -1, nanos: 999_999_999 };
+    Attr { kind: Kind::File, mode: 0o644, uid: 1000, gid: 100, size: 300, rdev: 0, mtime }
+}
+
+fn settled() -> Settled {
+    let stamp = VersionStamp::default().touched(host(1), 5).touched(host(2), 7);
+    let xattrs = vec![Xattr { name: b"user.a".to_vec(), value: b"v".to_vec() }];
+    Settled { id: object(9), attr: attr(), stamp, xattrs, target: Vec::new() }
+}
+
+fn record(number: u64, op: Op) -> Record {
+    let time = Timestamp { secs: 1, nanos: 2 };
+    Record { number, epoch: 3, finished: number - 1, time, cred: Cred { uid: 4, gid: 5, pid: 6 }, op }
+}
+
+fn state() -> FileSetState {
+    FileSetState {
+        fileset: web(),
+        incarnation: 1,
+        in_step_with: Some(2),
+        applied: Position::new(3, 300),
+        tail: Position::new(4, 5),
+        permit: None,
+    }
+}
+
+golden! {
+    packets: Packet {
+        packet(PacketKind::Request, b"r") => "@",
+        packet(PacketKind::Message, b"") => "@",
+        packet(PacketKind::Reply, b"") => "@",
+        packet(PacketKind::Data, b"data") => "@",
+        packet(PacketKind::EndOfData, b"") => "@",
+        packet(PacketKind::EndOfRequest, b"") => "@",
+    }
+    requests: Request {
+        Request::Join {
+            name: "b".parse().expect("legal"),
+            listen: "h:1".into(),
+            secret: vec![0xaa, 0xbb],
+            csr: vec![0x30],
+        } => "@",
+        Request::FileSets => "@",
+        Request::Replicate { name: "web".parse().expect("legal") } => "@",
+        Request::DropReplica { fileset: web() } => "@",
+        Request::GetPermit { fileset: web() } => "@",
+        Request::Fetch {
+            fileset: web(),
+            wanted: vec![
+                Wanted { id: object(9), have: Have::Nothing },
+                Wanted { id: object(10), have: Have::Prefix { size: 300, hash: [0x22; 32] } },
+                Wanted { id: object(11), have: Have::Signature(vec![7, 8]) },
+            ],
+        } => "@",
+        Request::List { fileset: web(), root: ObjectId::ROOT } => "@",
+        Request::Manifest { fileset: web() } => "@",
+        Request::Wait { fileset: web() } => "@",
+    }
+    replies: Reply {
+        Reply::Done => "@",
+        Reply::Refused(Refusal::NoFileSet) => "@",
+        Reply::Refused(Refusal::Denied) => "@",
+        Reply::Refused(Refusal::TicketWrong) => "@",
+        Reply::Refused(Refusal::TicketUsed) => "@",
+        Reply::Refused(Refusal::TicketExpired) => "@",
+        Reply::Refused(Refusal::NameTaken) => "@",
+        Reply::Refused(Refusal::Busy("b".into())) => "@",
+        Reply::Refused(Refusal::Failed("f".into())) => "@",
+        Reply::Joined {
+            host: host(2),
+            certificate: vec![0x30],
+            authority: vec![0x31],
+            inviter: (host(1), "a".parse().expect("legal"), "h:1".into()),
+            fileset: Some("web".parse().expect("legal")),
+        } => "@",
+        Reply::FileSets(vec![(web(), "web".parse().expect("legal"))]) => "@",
+        Reply::Replicating { fileset: web() } => "@",
+        Reply::Permit { epoch: 3, after: Position::new(2, 300) } => "@",
+        Reply::Listed { after: Position::new(2, 300) } => "@",
+    }
+    messages: Message {
+        Message::Hello { versions: (1, 1), host: host(2), filesets: vec![] } => "@",
+        Message::State(state()) => "@",
+        Message::Heartbeat => "@",
+        Message::Shipment(Shipment {
+            fileset: web(),
+            after: Position::new(3, 1),
+            upto: Position::new(3, 3),
+            writer: host(2),
+            records: vec![
+                record(2, Op::Create { parent: ObjectId::ROOT, name: name(b"f"), id: object(2), mode: 0o644 }),
+                record(3, Op::Store { id: object(2), size: 300, mtime: Timestamp { secs: -1, nanos: 0 } }),
+            ],
+            settled: vec![settled()],
+        }) => "@",
+        Message::TooOld { fileset: web() } => "@",
+        Message::Applied { fileset: web(), applied: Position::new(3, 4), durable: Position::new(3, 2) } => "@",
+        Message::Stalled { fileset: web(), reason: "full".into() } => "@",
+        Message::Revoke { fileset: web(), epoch: 3 } => "@",
+        Message::Released { fileset: web(), epoch: 3, last: Position::new(3, 4) } => "@",
+        Message::Credit { bytes: 300 } => "@",
+    }
+    contents: Content {
+        Content::Small { index: 1, bytes: b"hi".to_vec(), as_of: Position::new(3, 4) } => "@",
+        Content::Begin { index: 1, size: 300, coding: Coding::From(2) } => "@",
+        Content::Begin { index: 1, size: 300, coding: Coding::Delta } => "@",
+        Content::Chunk { index: 1, zstd: None, bytes: b"hi".to_vec() } => "@",
+        Content::Chunk { index: 1, zstd: Some(300), bytes: b"hi".to_vec() } => "@",
+        Content::Hole { index: 1, bytes: 300 } => "@",
+        Content::End { index: 1, hash: [0x22; 32], as_of: Position::new(3, 4) } => "@",
+        Content::Differs { index: 1 } => "@",
+        Content::Changed { index: 1 } => "@",
+        Content::Gone { index: 1 } => "@",
+        Content::Failed { index: 1, errno: 5 } => "@",
+    }
+    listings: Listing {
+        Listing {
+            directory: ObjectId::ROOT,
+            entries: vec![ListingEntry { name: name(b"f"), is_root: false, settled: settled() }],
+            last: true,
+        } => "@",
+    }
+}
