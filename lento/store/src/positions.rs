@@ -81,9 +81,9 @@ impl Store {
         Ok(())
     }
 
-    /// Every peer has the history durably up to `upto`: received records up to there go. (This host's own log is
-    /// trimmed by Presto, which writes it.)
-    pub fn trim(&self, upto: Position) -> Result<(), StoreError> {
+    /// Every peer has the history durably up to `upto`: received records up to there go. Returns up to which number
+    /// this host's own log may go, which Presto trims, as it writes it; `None` if it has nothing to trim.
+    pub fn trim(&self, upto: Position) -> Result<Option<u64>, StoreError> {
         let mut writer = lock(&self.writer);
         let mut last: BTreeMap<HostId, u64> = BTreeMap::new();
         let mut from = 0;
@@ -92,7 +92,7 @@ impl Store {
             last.entry(epoch.writer).and_modify(|n| *n = (*n).max(number)).or_insert(number);
             from = epoch.epoch + 1;
         }
-        last.remove(&self.config.host);
+        let own = last.remove(&self.config.host);
         for (host, number) in last {
             let failed = |why: modlog::LogError| StoreError::Log { host, why: why.to_string() };
             self.received_log(&mut writer.received, host)?.trim(number).map_err(failed)?;
@@ -100,7 +100,8 @@ impl Store {
         writer.index.transaction(false, |index| {
             index.forget_epochs(upto)?;
             raise(index, TRIMMED, upto)
-        })
+        })?;
+        Ok(own)
     }
 
     /// The position that a reader of the history must have reached to be served.

@@ -13,6 +13,8 @@ pub(super) struct Group<'a> {
     pub(super) stored: HashMap<ObjectId, (usize, Position)>,
     /// Objects whose mtime was set, and the last record that did.
     pub(super) timed: HashMap<ObjectId, Position>,
+    /// All objects that the records touch.
+    pub(super) touched: HashSet<ObjectId>,
     /// Where the group ends.
     pub(super) upto: Position,
 }
@@ -28,8 +30,13 @@ impl<'a> Group<'a> {
         fileset: protocol::FileSetId,
         host: HostId,
     ) -> Result<Self, CommitError> {
-        let mut group =
-            Self { settled: BTreeMap::new(), stored: HashMap::new(), timed: HashMap::new(), upto: Position::START };
+        let mut group = Self {
+            settled: BTreeMap::new(),
+            stored: HashMap::new(),
+            timed: HashMap::new(),
+            touched: HashSet::new(),
+            upto: Position::START,
+        };
         let mut place = 0;
         let mut reached = Position::START;
         for shipment in shipments {
@@ -67,6 +74,7 @@ impl<'a> Group<'a> {
                 check_settled(settled)?;
                 group.settled.insert(settled.id, settled);
             }
+            group.touched.extend(ids);
         }
         Ok(group)
     }

@@ -1,12 +1,14 @@
 //! Contents in a commit: a staged file takes the place of the old inode, or is copied into it if that has several names.
 
 use super::Commit;
+use super::dirs::Dir;
 use crate::bottom::{c_name, open_name};
 use crate::error::{CommitError, StoreError};
+use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, copy_file_range, fallocate, renameat};
 use nix::unistd::{Whence, fsync, ftruncate, lseek};
-use protocol::{ObjectId, Position, limits};
+use protocol::{Name, ObjectId, Position, limits};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,12 +17,14 @@ impl Commit<'_> {
     /// Opens the staged content of an object. `None` if there is none, or it is in place already.
     pub(super) fn open_staged(&self, id: ObjectId) -> Result<Option<(OwnedFd, CString)>, CommitError> {
         let Some(file) = self.staged.get(id) else { return Ok(None) };
-        if self.consumed.get(&file.name) == Some(&id) {
-            return Ok(None);
-        }
         let what = || format!("opening staged file {} of object {id}", file.name);
         let name = c_name(&file.name);
-        let fd = open_name(self.store.bottom.staging(), &name, OFlag::O_RDONLY).map_err(StoreError::io(what()))?;
+        let fd = match open_name(self.store.bottom.staging(), &name, OFlag::O_RDONLY) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.consumed.get(&file.name) == Some(&id) => {
+                return Ok(None);
+            }
+            other => other.map_err(StoreError::io(what()))?,
+        };
         let size = self.attr(fd.as_fd())?.size;
         if size != file.size {
             let why = format!("it has {size} bytes instead of {}", file.size);
@@ -39,19 +43,21 @@ impl Commit<'_> {
         let stat = self.store.bottom.stat(old.as_fd()).map_err(StoreError::io(format!("examining object {id}")))?;
         let handle = self.handle(old.as_fd())?;
         let at = self.group.stored.get(&id).map_or(Position::START, |(_, at)| *at);
-        let mut place = None;
+        let mut place: Option<(ObjectId, Dir, Name)> = None;
         if stat.st_nlink == 1
             && let Some((parent, name)) = self.rows.get(id)?.and_then(|row| row.place.clone())
             && let Some(dir) = self.dir(parent)?
             && let Some(entry) = self.entry(&dir, &name)?
             && self.handle(entry.as_fd())? == handle
         {
-            place = Some((dir, name));
+            place = Some((parent, dir, name));
         }
-        let Some((dir, name)) = place else { return self.copy_into(id, &staged, handle, at) };
+        let Some((parent, dir, name)) = place else { return self.copy_into(id, &staged, handle, at) };
         self.outfit(id, staged.as_fd(), at, true)?;
-        renameat(self.store.bottom.staging(), &*source, &dir.fd, name.as_os_str())
-            .map_err(StoreError::io(format!("putting the content of object {id} into place")))?;
+        self.keeping_mtime(Some(parent), dir.fd.as_fd(), |commit| {
+            renameat(commit.store.bottom.staging(), &*source, &dir.fd, name.as_os_str())
+                .map_err(StoreError::io(format!("putting the content of object {id} into place")))
+        })?;
         self.dressed.insert(id);
         self.invalidate.entries.push((dir.handle, name));
         self.invalidate.replaced.push(handle);
@@ -80,6 +86,22 @@ impl Commit<'_> {
         self.dressed.insert(id);
         self.invalidate.objects.push(handle);
         self.consume(id)
+    }
+
+    /// Changes entries of a directory that the records do not change: it keeps its mtime.
+    pub(super) fn keeping_mtime<T>(
+        &self,
+        dir: Option<ObjectId>,
+        fd: BorrowedFd<'_>,
+        work: impl FnOnce(&Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if dir.is_some_and(|dir| self.group.settled.contains_key(&dir)) {
+            return work(self);
+        }
+        let before = self.attr(fd)?.mtime;
+        let result = work(self)?;
+        sys::set_mtime(fd, before).map_err(StoreError::io("keeping the mtime of a directory"))?;
+        Ok(result)
     }
 
     /// Notes that a staged file is in place, and remembers the hash of a large one.

@@ -3,7 +3,8 @@
 //! A record may have been applied before, and a copy that was made while its source changed may hold what later records
 //! made. So each record makes what it says true where it is not: an object that is elsewhere is brought to its place.
 //! But where another object that belongs there already has the name, it came by a later record, and stays. What does
-//! not belong there is put aside into `.intermezzo/limbo`, and removed when the group is done.
+//! not belong there is put aside into `.intermezzo/limbo` and removed when the group is done; an object whose place is not
+//! to be had waits there for a record that has another.
 
 mod attributes;
 mod check;
@@ -14,6 +15,7 @@ mod place;
 
 use crate::Staged;
 use crate::absorb::Extents;
+use crate::bottom::{c_name, open_dir};
 use crate::error::{CommitError, StoreError};
 use crate::index::Index;
 use crate::rows::Rows;
@@ -21,9 +23,11 @@ use crate::store::{Store, Writer, lock};
 use crate::walk::remove_below;
 use check::{Group, is_repair};
 use dirs::Dirs;
+use nix::fcntl::OFlag;
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use protocol::{Handle, HostId, Name, ObjectId, Op, Position, Record, Shipment};
+use protocol::{Handle, HostId, Kind, Name, ObjectId, Op, Position, Record, Shipment};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
 pub(crate) use content::copy_content;
@@ -62,9 +66,9 @@ struct Commit<'a> {
     dressed: HashSet<ObjectId>,
     /// Objects whose content was copied into their inode.
     copied: Vec<ObjectId>,
-    /// Objects that were put aside.
-    aside: Vec<ObjectId>,
     limbo: &'a mut bool,
+    /// Counts names in limbo.
+    serial: u64,
     invalidate: Invalidation,
 }
 
@@ -95,8 +99,8 @@ impl Store {
             consumed,
             dressed: HashSet::new(),
             copied: Vec::new(),
-            aside: Vec::new(),
             limbo,
+            serial: 0,
             invalidate: Invalidation::default(),
         };
         commit.check_presence(shipments)?;
@@ -233,17 +237,47 @@ impl Commit<'_> {
         }
     }
 
-    /// Removes what was put aside and not asked for again.
+    /// Removes from limbo what no record will ask for: what the source does not have any more, what has a name by now,
+    /// and what never belonged to the file set.
     fn empty_limbo(&mut self) -> Result<(), CommitError> {
-        if *self.limbo {
-            remove_below(self.store.bottom.limbo()).map_err(StoreError::io("emptying .intermezzo/limbo"))?;
-            *self.limbo = false;
+        if !*self.limbo {
+            return Ok(());
         }
-        for id in std::mem::take(&mut self.aside) {
-            if self.find(id)?.is_none() {
+        let what = "emptying .intermezzo/limbo";
+        let bottom = &self.store.bottom;
+        let mut kept = false;
+        for entry in bottom.read_dir(bottom.limbo()).map_err(StoreError::io(what))? {
+            let name = entry.map_err(StoreError::io(what))?.name;
+            let fd = bottom.open_at(bottom.limbo(), &name, OFlag::O_PATH).map_err(StoreError::io(what))?;
+            if self.is_awaited(fd.as_fd())? {
+                kept = true;
+                continue;
+            }
+            match unlinkat(bottom.limbo(), name.as_os_str(), UnlinkatFlags::NoRemoveDir) {
+                Err(nix::Error::EISDIR) => {
+                    let dir = open_dir(bottom.limbo(), &c_name(&name)).map_err(StoreError::io(what))?;
+                    remove_below(dir.as_fd()).map_err(StoreError::io(what))?;
+                    unlinkat(bottom.limbo(), name.as_os_str(), UnlinkatFlags::RemoveDir)
+                        .map_err(StoreError::io(what))?;
+                }
+                other => other.map_err(StoreError::io(what))?,
+            }
+            if let Some(id) = self.id_of(fd.as_fd())?
+                && self.find(id)?.is_none()
+            {
                 self.rows.remove(id);
             }
         }
+        *self.limbo = kept;
         Ok(())
+    }
+
+    /// Whether an object in limbo will be given a place by records to come.
+    fn is_awaited(&mut self, fd: BorrowedFd<'_>) -> Result<bool, CommitError> {
+        let Some(id) = self.id_of(fd)? else { return Ok(false) };
+        let stat = self.store.bottom.stat(fd).map_err(StoreError::io("examining an object in limbo"))?;
+        let directory = Kind::from_mode(stat.st_mode) == Some(Kind::Directory);
+        let gone = self.group.touched.contains(&id) && !self.group.settled.contains_key(&id);
+        Ok(!gone && (stat.st_nlink == 1 || directory) && self.belongs(fd)?)
     }
 }

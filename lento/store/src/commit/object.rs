@@ -185,7 +185,6 @@ impl Commit<'_> {
             self.consumed.insert(file.name.clone(), id);
         }
         self.dressed.insert(id);
-        self.aside.push(id);
         Ok(())
     }
 

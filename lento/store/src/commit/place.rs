@@ -79,14 +79,18 @@ impl Commit<'_> {
             return Err(StoreError::io(what())(io::Error::from(io::ErrorKind::NotFound)).into());
         };
         let above_handle = self.handle(above.as_fd())?;
-        match renameat2(&above, from.as_os_str(), &to.fd, name.as_os_str(), RenameFlags::RENAME_NOREPLACE) {
-            Ok(()) => {
-                self.invalidate.entries.push((above_handle, from));
-                Ok(true)
+        let above_id = self.id_of(above.as_fd())?;
+        let moved = self.keeping_mtime(above_id, above.as_fd(), |_| {
+            match renameat2(&above, from.as_os_str(), &to.fd, name.as_os_str(), RenameFlags::RENAME_NOREPLACE) {
+                Ok(()) => Ok(true),
+                Err(Errno::EINVAL) => Ok(false),
+                Err(errno) => Err(failed(id, name)(errno)),
             }
-            Err(Errno::EINVAL) => Ok(false),
-            Err(errno) => Err(failed(id, name)(errno).into()),
+        })?;
+        if moved {
+            self.invalidate.entries.push((above_handle, from));
         }
+        Ok(moved)
     }
 
     /// Whether `dir` is `fd` or below it.
@@ -170,7 +174,7 @@ impl Commit<'_> {
         let Some(target) = self.dir(to.0)? else {
             // The directory went before this copy was made; the object left it by a record that follows.
             return match source {
-                Some(dir) => Ok(self.set_aside(&dir, from.1, fd.as_fd())?),
+                Some(dir) => self.leave(id, (&dir, from.1), fd.as_fd()),
                 None => Ok(()),
             };
         };
@@ -193,7 +197,7 @@ impl Commit<'_> {
             && !replaced
             && self.belongs(taken.as_fd())?
         {
-            return Ok(());
+            return self.leave(id, (&source, from.1), fd.as_fd());
         }
         if !self.move_entry(id, (&source, from.1), (&target, to.1), taken.as_ref(), replaced)? {
             return Ok(());
@@ -203,6 +207,18 @@ impl Commit<'_> {
         if let (Some(taken), Some(other), true) = (taken, other, replaced) {
             self.unlinked(other, to, taken.as_fd())?;
         }
+        Ok(())
+    }
+
+    /// Takes a name from an object whose new place is not to be had: a record that follows has another for it.
+    fn leave(&mut self, id: ObjectId, (dir, name): (&Dir, &Name), fd: BorrowedFd<'_>) -> Result<(), CommitError> {
+        let stat = self.store.bottom.stat(fd).map_err(StoreError::io(format!("examining object {id}")))?;
+        if stat.st_nlink == 1 || Kind::from_mode(stat.st_mode) == Some(Kind::Directory) {
+            return Ok(self.set_aside(dir, name, fd)?);
+        }
+        unlinkat(&dir.fd, name.as_os_str(), UnlinkatFlags::NoRemoveDir)
+            .map_err(StoreError::io(format!("removing {name}")))?;
+        self.invalidate.entries.push((dir.handle, name.clone()));
         Ok(())
     }
 
@@ -269,9 +285,10 @@ impl Commit<'_> {
     /// A name in limbo that is free.
     pub(super) fn limbo_name(&mut self) -> String {
         *self.limbo = true;
-        // Limbo may hold what a crash left: names are drawn from the clock, and taken ones are skipped by the caller.
+        // Limbo may hold what an earlier group left, so a name that is taken is skipped.
+        self.serial += 1;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        format!("{:x}-{}", now.as_nanos(), self.aside.len())
+        format!("{:x}-{}", now.as_nanos(), self.serial)
     }
 
     /// Moves what an entry names into limbo.
@@ -286,11 +303,10 @@ impl Commit<'_> {
             }
         }
         self.invalidate.entries.push((dir.handle, name.clone()));
-        if let Some(id) = self.id_of(taken)? {
-            if let Some(row) = self.rows.get_mut(id)? {
-                row.place = None;
-            }
-            self.aside.push(id);
+        if let Some(id) = self.id_of(taken)?
+            && let Some(row) = self.rows.get_mut(id)?
+        {
+            row.place = None;
         }
         Ok(())
     }
