@@ -136,6 +136,10 @@ impl Index {
         Ok(query.query_row(params![id.host.get(), signed(id.counter)], read_row).optional()?)
     }
 
+    pub(crate) fn count_objects(&self) -> Result<u64, StoreError> {
+        Ok(self.db.prepare_cached("SELECT count(*) FROM object")?.query_row([], |row| row.get(0)).map(unsigned)?)
+    }
+
     pub(crate) fn put_object(&self, id: ObjectId, row: &Row) -> Result<(), StoreError> {
         let stamp = encode_stamp(&row.stamp);
         let version = row.version.as_ref();

@@ -15,6 +15,7 @@ mod recover;
 mod rows;
 mod staged;
 mod store;
+mod summary;
 mod sys;
 mod walk;
 
@@ -27,3 +28,4 @@ pub use identity::{CommittedVersion, Identity};
 pub use index::KnownVersion;
 pub use staged::{Staged, StagedFile};
 pub use store::{Store, StoreConfig};
+pub use summary::Pending;

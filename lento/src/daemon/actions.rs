@@ -1,0 +1,199 @@
+//! What the core wants done, done: each action starts something, whose end comes back as an event.
+
+use super::input::Input;
+use super::mind::Mind;
+use super::{compare, stage};
+use lento_core::{Action, CommitResult, Event, HistoryResult};
+use lento_store::{CommitError, Committed, History, Store};
+use protocol::{Downcall, FileSetId, HostId, Position, Reply, Request, Shipment, limits};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Entries and objects in one invalidation, so that it fits a message.
+const INVALIDATIONS: usize = 512;
+/// Pause after something on the disk failed, before the core tries again.
+const DISK_PAUSE: Duration = Duration::from_secs(1);
+
+impl Mind {
+    pub(super) fn perform(&mut self, action: Action) {
+        match action {
+            Action::Connect(host) => self.dial(host),
+            Action::Disconnect { host, reason } => {
+                tracing::warn!(%host, reason, "peer misbehaved");
+                if let Some(connection) = self.network.connection(host) {
+                    connection.close();
+                }
+            }
+            Action::Send { to, message } => {
+                if let Err(why) = self.network.send(to, &message) {
+                    tracing::debug!(%to, %why, "message not sent");
+                }
+            }
+            Action::RequestPermit { to, fileset } => self.request_permit(to, fileset),
+            Action::GrantPermit { to, fileset, epoch, after } => {
+                if let Some(responder) = self.permit_requests.remove(&(fileset, to)) {
+                    let _ = responder.reply(&Reply::Permit { epoch, after });
+                }
+            }
+            Action::Downcall { fileset, downcall } => self.downcall(fileset, downcall),
+            Action::Save { fileset, saved } => self.save(fileset, &saved),
+            Action::Absorb(fileset) => self.disk(fileset, move |store| {
+                let tail = store.absorb();
+                if let Err(why) = &tail {
+                    tracing::error!(%fileset, %why, "the log cannot be read");
+                    std::thread::sleep(DISK_PAUSE);
+                }
+                Event::Absorbed { fileset, tail: tail.unwrap_or_default() }
+            }),
+            Action::ReadHistory { fileset, to, after } => self.disk(fileset, move |store| {
+                let result = match store.history(after, Some(to), limits::SHIPMENT_RECORDS) {
+                    Ok(History::Shipment(shipment)) => HistoryResult::Shipment(shipment),
+                    Ok(History::UpToDate(upto)) => HistoryResult::UpToDate(upto),
+                    Ok(History::TooOld) => HistoryResult::TooOld,
+                    Err(why) => {
+                        tracing::error!(%fileset, %why, "the history cannot be read");
+                        std::thread::sleep(DISK_PAUSE);
+                        HistoryResult::Failed(why.to_string())
+                    }
+                };
+                Event::History { fileset, to, result }
+            }),
+            Action::Stage { fileset, from, wanted } => stage::start(self, fileset, from, wanted),
+            Action::Commit { fileset, from, shipments } => self.commit(fileset, from, shipments),
+            Action::Sync(fileset) => self.disk(fileset, move |store| Event::Synced {
+                fileset,
+                result: store.sync().map(|_| ()).map_err(|why| why.to_string()),
+            }),
+            Action::Compare { fileset, from } => compare::start(self, fileset, from, None),
+            Action::FetchMissing { fileset, from, objects } => compare::start(self, fileset, from, Some(objects)),
+            Action::Trim { fileset, upto } => self.trim(fileset, upto),
+        }
+    }
+
+    /// Runs something on a file set's store, in a thread that may block; its event comes back.
+    fn disk(&mut self, fileset: FileSetId, work: impl FnOnce(&Store) -> Event + Send + 'static) {
+        let Some(store) = self.store(fileset) else { return };
+        let inputs = self.inputs.clone();
+        tokio::task::spawn_blocking(move || {
+            let event = work(&store);
+            let _ = inputs.blocking_send(Input::Event(event));
+        });
+    }
+
+    pub(super) fn store(&self, fileset: FileSetId) -> Option<Arc<Store>> {
+        self.filesets.get(&fileset).and_then(|set| set.store.clone())
+    }
+
+    fn dial(&mut self, host: HostId) {
+        match self.identity.member(host) {
+            Ok(Some(member)) => self.network.connect(host, &member.address),
+            Ok(None) => self.tell(Event::ConnectFailed(host)),
+            Err(why) => {
+                tracing::error!(%host, %why, "the list of hosts cannot be read");
+                self.tell(Event::ConnectFailed(host));
+            }
+        }
+    }
+
+    fn request_permit(&mut self, to: HostId, fileset: FileSetId) {
+        let session = match self.network.request(to, &Request::GetPermit { fileset }) {
+            Ok(session) => session,
+            // The connection is gone, which the core is being told.
+            Err(why) => return tracing::debug!(%to, %why, "permit not asked for"),
+        };
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            let mut session = session;
+            let event = match session.reply().await {
+                Ok(Reply::Permit { epoch, after }) => Event::PermitGranted { from: to, fileset, epoch, after },
+                Ok(Reply::Refused(_)) => {
+                    // Asked again, but not at once.
+                    tokio::time::sleep(DISK_PAUSE).await;
+                    Event::PermitRefused { from: to, fileset }
+                }
+                Ok(other) => return tracing::warn!(%to, ?other, "a strange answer to a request for the permit"),
+                Err(_) => return,
+            };
+            let _ = inputs.send(Input::Event(event)).await;
+        });
+    }
+
+    /// The one action that is done before the next one begins: what it keeps must be durable when they are seen.
+    fn save(&mut self, fileset: FileSetId, saved: &lento_core::Saved) {
+        let Some(set) = self.filesets.get_mut(&fileset) else { return };
+        let Some(store) = &set.store else { return };
+        let result = postcard::to_stdvec(saved)
+            .map_err(|why| why.to_string())
+            .and_then(|state| tokio::task::block_in_place(|| store.save_state(&state)).map_err(|why| why.to_string()));
+        if let Err(why) = result {
+            set.fail(format!("the state of the permit cannot be kept: {why}"));
+        }
+    }
+
+    fn trim(&mut self, fileset: FileSetId, upto: Position) {
+        let Some(store) = self.store(fileset) else { return };
+        let presto = self.presto(fileset).map(|presto| presto.downcalls.clone());
+        tokio::task::spawn_blocking(move || match store.trim(upto) {
+            Ok(Some(own)) => {
+                if let Some(presto) = presto {
+                    let _ = presto.blocking_send(Downcall::Trim { upto: own });
+                }
+            }
+            Ok(None) => {}
+            Err(why) => tracing::warn!(%fileset, %why, "received records cannot be trimmed"),
+        });
+    }
+
+    fn commit(&mut self, fileset: FileSetId, from: HostId, shipments: Vec<Shipment>) {
+        let Some(set) = self.filesets.get(&fileset) else { return };
+        let staged = set.staged.clone();
+        let presto = set.presto.as_ref().map(|presto| presto.downcalls.clone());
+        self.disk(fileset, move |store| {
+            let mut all = staged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mine = all.remove(&from).unwrap_or_default();
+            let outcome = store.commit(&shipments, &mine);
+            let result = match outcome {
+                Ok(committed) => {
+                    if let Some(presto) = presto {
+                        invalidate(committed, &presto);
+                    }
+                    CommitResult::Done
+                }
+                Err(error) => {
+                    all.insert(from, mine);
+                    commit_failed(error)
+                }
+            };
+            Event::Committed { fileset, from, result }
+        });
+    }
+}
+
+fn commit_failed(error: CommitError) -> CommitResult {
+    match error {
+        CommitError::NoSpace => CommitResult::NoSpace,
+        CommitError::Missing(objects) => CommitResult::Missing(objects),
+        CommitError::Peer(why) => CommitResult::Misbehaved(why),
+        other => CommitResult::Failed(other.to_string()),
+    }
+}
+
+/// Has the kernel forget what a commit changed. Not waited for: an entry's directory may be locked by a writer that is
+/// parked until this very commit has brought it the permit.
+pub(super) fn invalidate(committed: Committed, presto: &tokio::sync::mpsc::Sender<Downcall>) {
+    let invalid = committed.invalidate;
+    let mut entries = invalid.entries.into_iter().peekable();
+    let mut objects = invalid.objects.into_iter().peekable();
+    let mut replaced = invalid.replaced.into_iter().peekable();
+    while entries.peek().is_some() || objects.peek().is_some() || replaced.peek().is_some() {
+        let downcall = Downcall::Invalidate {
+            token: 0,
+            entries: entries.by_ref().take(INVALIDATIONS).collect(),
+            objects: objects.by_ref().take(INVALIDATIONS).collect(),
+            replaced: replaced.by_ref().take(INVALIDATIONS).collect(),
+        };
+        if presto.blocking_send(downcall).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Opening stores, which takes time: in threads that may block, with the result as an input.
+
+use crate::daemon::error::{failed, hinted};
+use crate::daemon::files::FileSetConfig;
+use crate::daemon::input::{Answers, Input, OpenStore, Opened};
+use lento_cli::control::{ControlEvent, Failure};
+use lento_core::{Event, Saved};
+use lento_store::{Bottom, Store, StoreConfig, StoreError};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use protocol::HostId;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Opens the native directory of a file set, which nothing covers now.
+pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open(path, flags, Mode::empty()).map_err(|why| {
+        hinted(format!("cannot open {}: {}", path.display(), why.desc()), "is its disk mounted, and is it a directory?")
+    })
+}
+
+/// What a store of this file set is opened with.
+pub(super) fn store_config(home: &Path, host: HostId, config: &FileSetConfig) -> StoreConfig {
+    let index = home.join(format!("fsdb/{}.db", config.id));
+    StoreConfig { fileset: config.id, host, index, keep_received: false }
+}
+
+/// Reads what the core needs to go to work.
+pub(super) fn ready(store: Store, fresh: Option<Saved>) -> Result<OpenStore, Failure> {
+    let saved = match (store.load_state().map_err(failed)?, fresh) {
+        (Some(state), None) => postcard::from_bytes(&state)
+            .map_err(|why| failed(format!("the saved state of the file set cannot be read: {why}")))?,
+        (_, Some(fresh)) => {
+            let state = postcard::to_stdvec(&fresh).map_err(failed)?;
+            store.save_state(&state).map_err(failed)?;
+            fresh
+        }
+        (None, None) => {
+            return Err(failed("the object database is gone, and with it what this host is to the file set"));
+        }
+    };
+    let tail = store.absorb().map_err(failed)?;
+    let applied = store.applied().map_err(failed)?;
+    Ok(OpenStore { store: Arc::new(store), saved, tail, applied })
+}
+
+fn reopen(home: &Path, host: HostId, config: &FileSetConfig, bottom: OwnedFd) -> Result<OpenStore, Failure> {
+    let open = || -> Result<Store, StoreError> {
+        let bottom = Arc::new(Bottom::new(bottom)?);
+        Store::open(bottom, store_config(home, host, config))
+    };
+    ready(open().map_err(failed)?, None)
+}
+
+/// Opens the store at its path, for a daemon that starts. A dead mount that covers it is taken away first.
+pub(in crate::daemon) fn open_from_path(home: &Path, host: HostId, config: FileSetConfig, inputs: mpsc::Sender<Input>) {
+    let home = home.to_owned();
+    tokio::task::spawn_blocking(move || {
+        while crate::daemon::mount::is_dead_mount(&config.mount) {
+            if nix::mount::umount2(&config.mount, nix::mount::MntFlags::MNT_DETACH).is_err() {
+                break;
+            }
+        }
+        let result = open_directory(&config.store).and_then(|bottom| reopen(&home, host, &config, bottom));
+        let _ = inputs.blocking_send(Input::Opened(Box::new(Opened { config, result, answers: None })));
+    });
+}
+
+/// Opens the store by the descriptor that a living Presto handed over; then `event` tells of that Presto.
+pub(in crate::daemon) fn open_from_fd(
+    home: &Path,
+    host: HostId,
+    config: FileSetConfig,
+    bottom: OwnedFd,
+    inputs: mpsc::Sender<Input>,
+    event: Event,
+) {
+    let home = home.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let result = reopen(&home, host, &config, bottom);
+        let _ = inputs.blocking_send(Input::Opened(Box::new(Opened { config, result, answers: None })));
+        let _ = inputs.blocking_send(Input::Event(event));
+    });
+}
+
+/// Hands a store that a command made to the mind.
+pub(super) async fn hand_over(
+    inputs: &mpsc::Sender<Input>,
+    config: FileSetConfig,
+    result: Result<OpenStore, Failure>,
+    answers: &Answers,
+) {
+    match result {
+        Ok(open) => {
+            let opened = Opened { config, result: Ok(open), answers: Some(answers.clone()) };
+            let _ = inputs.send(Input::Opened(Box::new(opened))).await;
+        }
+        Err(failure) => drop(answers.send(ControlEvent::Failed(failure)).await),
+    }
+}

@@ -1,0 +1,148 @@
+//! `lento fileset remove` and `lento fsck`.
+
+use super::open::{open_directory, store_config};
+use super::{conclude, end};
+use crate::daemon::error::{failed, hinted, no_fileset};
+use crate::daemon::input::{Answers, Call, Input};
+use crate::daemon::mind::Mind;
+use crate::daemon::progress::Pace;
+use crate::daemon::requests::call;
+use lento_cli::control::{ControlEvent, Failure};
+use lento_store::{Bottom, Store};
+use protocol::{FileSetId, FileSetName, Request};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long the end of work in a store is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Mind {
+    /// Forgets a file set here: the mount, the other host's knowledge of it, `.intermezzo` and the identities go; the
+    /// files stay.
+    pub(super) fn remove(&mut self, name: &FileSetName, answers: Answers) {
+        let id = match self.by_name(name) {
+            Some(id) => id,
+            None => return end(&answers, [ControlEvent::Failed(no_fileset(name))]),
+        };
+        let status = self.engine.status(id);
+        let replicas = status.as_ref().map_or(0, |s| if s.holder == self.identity.host { s.links.len() } else { 0 });
+        if replicas > 0 {
+            let hint = "run `lento fileset remove` on the hosts that replicate it first, so that none of them is orphaned";
+            return end(&answers, [ControlEvent::Failed(hinted(format!("{replicas} hosts replicate {name}"), hint))]);
+        }
+        let holder = status.map(|s| s.holder).filter(|holder| *holder != self.identity.host);
+        let connection = holder.and_then(|holder| self.network.connection(holder));
+        let unmounted = self.stop_mount(id);
+        let (inputs, name) = (self.inputs.clone(), name.clone());
+        let store_path = self.filesets.get(&id).map(|set| set.config.store.clone()).unwrap_or_default();
+        tokio::spawn(async move {
+            let result = async {
+                if let Some(gone) = unmounted? {
+                    gone.await.map_err(failed)?.map_err(failed)?;
+                }
+                // What was written here must not be lost with the log.
+                if holder.is_some() {
+                    let drained = tokio::time::timeout(PATIENCE, super::wait::everywhere(&inputs, id)).await;
+                    if drained.is_err() {
+                        return Err(hinted(
+                            format!("what was written to {name} here has not reached its holder"),
+                            "start the holder's daemon, or see `lento status`; nothing was removed, mount it to go on",
+                        ));
+                    }
+                    let connection = connection.ok_or_else(|| failed("the holder is not connected"))?;
+                    let mut session = connection.request(&Request::DropReplica { fileset: id }).map_err(failed)?;
+                    session.reply().await.map_err(failed)?;
+                }
+                let store = close(&inputs, id).await?;
+                let strip = tokio::task::spawn_blocking(move || store.remove_identity(&mut |_| {}));
+                strip.await.map_err(failed)?.map_err(failed)?;
+                Ok(Some(format!("{name} is no file set of this host any more; its files are in {}", store_path.display())))
+            }
+            .await;
+            conclude(&answers, result).await;
+        });
+    }
+
+    pub(super) fn fsck(&mut self, name: &FileSetName, rebuild: bool, answers: Answers) {
+        let Some(id) = self.by_name(name) else { return end(&answers, [ControlEvent::Failed(no_fileset(name))]) };
+        if !rebuild {
+            let hint = format!("`lento fsck {name} --rebuild` makes it anew; `lento verify {name}` compares the copies");
+            return end(&answers, [ControlEvent::Note(hint), ControlEvent::Done(None)]);
+        }
+        let remount = self.filesets.get(&id).is_some_and(|set| set.config.mounted);
+        let unmounted = self.stop_mount(id);
+        let (home, host, inputs, name) = (self.home.clone(), self.identity.host, self.inputs.clone(), name.clone());
+        let Some(config) = self.filesets.get(&id).map(|set| set.config.clone()) else { return };
+        tokio::spawn(async move {
+            let result = async {
+                if let Some(gone) = unmounted? {
+                    gone.await.map_err(failed)?.map_err(failed)?;
+                }
+                drop(close(&inputs, id).await);
+                let (progress, mut config2) = (answers.clone(), config.clone());
+                config2.mounted = remount;
+                let rebuilding = config2.clone();
+                let work = tokio::task::spawn_blocking(move || rebuild_store(home, host, &rebuilding, &progress));
+                let (open, text) = work.await.map_err(failed)??;
+                let _ = answers.send(ControlEvent::Note(text)).await;
+                super::open::hand_over(&inputs, config2, Ok(open), &answers).await;
+                Ok::<(), Failure>(())
+            }
+            .await;
+            if let Err(failure) = result {
+                tracing::warn!(%name, why = failure.message, "fsck failed");
+                conclude(&answers, Err(failure)).await;
+            }
+        });
+    }
+}
+
+/// Takes a file set out of the daemon; returns its store when nobody else works with it.
+async fn close(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Result<Store, Failure> {
+    let taken = call(inputs, |reply| {
+        Call::Do(Box::new(move |mind: &mut Mind| {
+            mind.engine.remove_fileset(id);
+            let store = mind.filesets.remove(&id).and_then(|set| set.store);
+            let _ = reply.send(store.map(|store| (store, mind.save_filesets())));
+        }))
+    });
+    let (mut store, saved) = taken.await.flatten().ok_or_else(|| failed("its store is not open"))?;
+    saved?;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        store = match Arc::try_unwrap(store) {
+            Ok(store) => return Ok(store),
+            Err(shared) if tokio::time::Instant::now() > deadline => {
+                drop(shared);
+                return Err(failed("work in its store does not end: stop the daemon and try again"));
+            }
+            Err(shared) => shared,
+        };
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn rebuild_store(
+    home: PathBuf,
+    host: protocol::HostId,
+    config: &crate::daemon::files::FileSetConfig,
+    answers: &Answers,
+) -> Result<(crate::daemon::input::OpenStore, String), Failure> {
+    let bottom = Arc::new(Bottom::new(open_directory(&config.store)?).map_err(failed)?);
+    let mut pace = Pace::new("rebuilding");
+    let mut tell = |objects| {
+        if let Some(progress) = pace.due(objects, 0, None) {
+            let _ = answers.try_send(ControlEvent::Progress(progress));
+        }
+    };
+    let (store, rebuilt) = Store::rebuild(bottom, store_config(&home, host, config), &mut tell).map_err(failed)?;
+    let mut open = super::open::ready(store, None)?;
+    // What the index said of the other copy is gone: the trees are compared.
+    open.saved.in_step = None;
+    if open.saved.holder == host {
+        open.saved.incarnation += 1;
+    }
+    Ok((open, format!("{rebuilt:?}")))
+}

@@ -1,0 +1,69 @@
+//! One file set of this host while the daemon runs: its store, its Presto, its mount, and what is known of them.
+
+use super::files::FileSetConfig;
+use lento_cli::control::{MountState, Progress};
+use lento_store::{Staged, Store};
+use protocol::{Downcall, HostId};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// The state of one file set.
+pub(super) struct FileSet {
+    pub(super) config: FileSetConfig,
+    /// Open from the beginning of its work; absent while its directory cannot be opened yet.
+    pub(super) store: Option<Arc<Store>>,
+    pub(super) presto: Option<Presto>,
+    pub(super) mount: MountView,
+    /// Contents that were fetched and not yet committed, by the peer that they came from.
+    pub(super) staged: Arc<Mutex<BTreeMap<HostId, Staged>>>,
+    pub(super) progress: Option<Progress>,
+    pub(super) last_error: Option<(Instant, String)>,
+    /// Whoever waits for Presto to have its log durable.
+    pub(super) flushing: VecDeque<oneshot::Sender<Option<u64>>>,
+}
+
+/// A Presto that is connected.
+pub(super) struct Presto {
+    pub(super) connection: u64,
+    pub(super) downcalls: mpsc::Sender<Downcall>,
+}
+
+/// The mount as the user sees it.
+pub(super) struct MountView {
+    pub(super) state: MountState,
+    pub(super) pid: Option<u32>,
+    pub(super) restarts: u64,
+    /// Says stop to the supervisor; absent while nothing is mounted.
+    pub(super) keeper: Option<watch::Sender<bool>>,
+    /// Whoever waits for the mount to be up, or gone.
+    pub(super) waiting: Vec<oneshot::Sender<Result<(), String>>>,
+}
+
+impl FileSet {
+    pub(super) fn new(config: FileSetConfig) -> Self {
+        Self {
+            config,
+            store: None,
+            presto: None,
+            mount: MountView {
+                state: MountState::Unmounted,
+                pid: None,
+                restarts: 0,
+                keeper: None,
+                waiting: Vec::new(),
+            },
+            staged: Arc::default(),
+            progress: None,
+            last_error: None,
+            flushing: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn fail(&mut self, why: impl Into<String>) {
+        let why = why.into();
+        tracing::warn!(fileset = %self.config.name, why, "something went wrong");
+        self.last_error = Some((Instant::now(), why));
+    }
+}
