@@ -238,6 +238,7 @@ pub fn message() -> impl Strategy<Value = Message> {
             applied,
             durable
         }),
+        fileset().prop_map(|fileset| Message::ShipMore { fileset }),
         (fileset(), ".{0,50}").prop_map(|(fileset, reason)| Message::Stalled { fileset, reason }),
         (fileset(), any::<u64>()).prop_map(|(fileset, epoch)| Message::Revoke { fileset, epoch }),
         (fileset(), any::<u64>(), position()).prop_map(|(fileset, epoch, last)| Message::Released {
