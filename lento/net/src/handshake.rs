@@ -173,6 +173,10 @@ impl Established {
     pub(crate) async fn serve(self, core: &Arc<Core>, address: SocketAddr) {
         let Self { connection, source, after, counted } = self;
         let (host, id) = (connection.host(), connection.id());
+        // A shutdown closes what is in the registry; what came there later sees that it has begun.
+        if core.shutdown.is_cancelled() {
+            connection.close();
+        }
         if let Some(after) = after {
             after.cancelled().await;
         }

@@ -14,6 +14,7 @@ use protocol::{ClusterId, FileSetName, HostId, HostName, Refusal, Reply};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -203,15 +204,17 @@ impl Identity {
     }
 }
 
-/// Whether `address` is `host:port` with a port.
+/// Whether `address` is `host:port`, and one that can be called: others are told it, so not the unspecified one.
 pub(crate) fn check_address(address: &str) -> Result<(), IdentityError> {
-    let fits = address.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty()
-            && address.len() <= 255
-            && port.parse::<u16>().is_ok()
-            && !address.contains(char::is_whitespace)
-    });
-    if fits { Ok(()) } else { Err(IdentityError::Listen(address.to_owned())) }
+    let fits = address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0));
+    let unspecified = address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
+    if fits && !unspecified && address.len() <= 255 && !address.contains(char::is_whitespace) {
+        Ok(())
+    } else {
+        Err(IdentityError::Listen(address.to_owned()))
+    }
 }
 
 /// An identity is never overwritten.

@@ -167,15 +167,17 @@ pub(crate) async fn serve(core: &Arc<Core>, stream: Stream, address: SocketAddr)
         Ok(Err(why)) => failed(why),
         Err(why) => failed(why),
     };
+    let body = reply.to_body().map_err(|why| Refused::new(RefusalKind::Protocol, why))?;
+    let act = Act { from: SessionToken(1), to: packet.act.from };
+    let sent = handshake::send(source.stream_mut(), Packet { kind: PacketKind::Reply, act, body }).await;
+    let _ = source.stream_mut().shutdown().await;
+    // Admitted is admitted, also if the answer was lost.
     if let (Ok(member), Reply::Joined { fileset, .. }) = (&result, &reply) {
         tracing::info!(host = %member.host, name = %member.name, %address, "admitted to the cluster");
         let event = NetEvent::Joined { member: member.clone(), fileset: fileset.clone() };
         let _ = core.events.send(event).await;
     }
-    let body = reply.to_body().map_err(|why| Refused::new(RefusalKind::Protocol, why))?;
-    let act = Act { from: SessionToken(1), to: packet.act.from };
-    handshake::send(source.stream_mut(), Packet { kind: PacketKind::Reply, act, body }).await?;
-    let _ = source.stream_mut().shutdown().await;
+    sent?;
     result.map(drop)
 }
 

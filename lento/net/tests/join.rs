@@ -74,8 +74,10 @@ fn an_identity_is_not_overwritten() {
     let again = Identity::init(a.path(), "z".parse().expect("a name"), "127.0.0.1:7400".into());
     assert!(matches!(&again, Err(IdentityError::Exists { name, .. }) if name == "a"), "{again:?}");
     assert_eq!(Identity::load(a.path()).expect("it is as it was").cluster, first.cluster);
-    let bad = Identity::init(home().path(), "a".parse().expect("a name"), "nowhere".into());
-    assert!(matches!(bad, Err(IdentityError::Listen(_))));
+    for address in ["nowhere", ":7400", "10.0.0.1:0", "10.0.0.1:70000", "0.0.0.0:7400", "[::]:7400", "a b:1"] {
+        let bad = Identity::init(home().path(), "a".parse().expect("a name"), address.into());
+        assert!(matches!(bad, Err(IdentityError::Listen(_))), "{address}");
+    }
 }
 
 #[test]
