@@ -43,6 +43,9 @@ pub enum TransferError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] lento_store::StoreError),
+    /// What was received cannot be committed.
+    #[error(transparent)]
+    Commit(#[from] lento_store::CommitError),
 }
 
 impl TransferError {

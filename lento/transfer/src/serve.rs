@@ -10,7 +10,7 @@ use crate::{
 };
 use lento_store::{KnownVersion, Store, StoreError};
 use nix::{errno::Errno, fcntl::OFlag};
-use protocol::{Attr, Have, Kind, ObjectId, Wanted, limits};
+use protocol::{Attr, Coding, Have, Kind, ObjectId, Wanted, limits};
 use std::{
     fs::File,
     os::fd::{AsFd, OwnedFd},
@@ -76,7 +76,7 @@ impl Server<'_, '_> {
             Err(outcome) => return Ok(outcome),
         };
         if source.version.size <= limits::INLINE_CONTENT_BYTES {
-            self.small(index, &source)
+            self.small(index, &source, &wanted.have)
         } else {
             self.large(index, &source, wanted)
         }
@@ -118,14 +118,23 @@ impl Server<'_, '_> {
         self.store.bottom().attr(source.file.as_fd()).is_ok_and(|attr| is_version(&attr, &source.version))
     }
 
-    fn small(&mut self, index: u32, source: &Source) -> Result<Outcome, TransferError> {
+    fn small(&mut self, index: u32, source: &Source, have: &Have) -> Result<Outcome, TransferError> {
         let len = source.version.size as usize;
         match read_full_at(&source.file, &mut self.small[..len], 0) {
             Ok(got) if got == len && self.is_unchanged(source) => {}
             Ok(_) => return Ok(Outcome::Changed),
             Err(why) => return Ok(Outcome::Failed(Fault::from(why).0)),
         }
-        let item = Item::Small { index, bytes: &self.small[..len], as_of: source.version.as_of };
+        let (bytes, as_of, size) = (&self.small[..len], source.version.as_of, source.version.size);
+        if let Have::Prefix { size: prefix, hash } = have
+            && *prefix == size
+            && blake3::hash(bytes) == *hash
+        {
+            self.packer.push(&Item::Begin { index, size, coding: Coding::From(size) }, 0)?;
+            self.packer.push(&Item::End { index, hash: *hash, as_of }, 0)?;
+            return Ok(Outcome::Sent);
+        }
+        let item = Item::Small { index, bytes, as_of };
         self.packer.push(&item, len)?;
         Ok(Outcome::Sent)
     }

@@ -36,17 +36,17 @@ pub enum Aspect {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Difference {
     /// Only the left tree has it.
-    OnlyHere(ManifestEntry),
+    OnlyHere(Box<ManifestEntry>),
     /// Only the right tree has it.
-    OnlyThere(ManifestEntry),
+    OnlyThere(Box<ManifestEntry>),
     /// Both have it and it differs.
     Differs {
         /// In what, at least one.
         aspects: Vec<Aspect>,
         /// The left one.
-        here: ManifestEntry,
+        here: Box<ManifestEntry>,
         /// The right one.
-        there: ManifestEntry,
+        there: Box<ManifestEntry>,
     },
 }
 
@@ -102,7 +102,7 @@ pub struct ManifestDiff<L, R> {
 #[derive(Debug)]
 struct Side<I> {
     entries: I,
-    head: Option<ManifestEntry>,
+    head: Option<Box<ManifestEntry>>,
     last: Option<Vec<u8>>,
     ended: bool,
 }
@@ -130,7 +130,7 @@ impl<I: Iterator<Item = Entries>> Side<I> {
                     });
                 }
                 self.last = Some(entry.path.clone());
-                self.head = Some(entry);
+                self.head = Some(Box::new(entry));
             }
             Err(why) => {
                 self.ended = true;
@@ -253,10 +253,14 @@ mod tests {
         assert_eq!(
             found,
             [
-                Difference::OnlyHere(entry(b"a")),
-                Difference::OnlyThere(entry(b"b")),
-                Difference::Differs { aspects: vec![Aspect::Content, Aspect::Mode], here: entry(b"c"), there: changed },
-                Difference::OnlyThere(entry(b"d/e")),
+                Difference::OnlyHere(Box::new(entry(b"a"))),
+                Difference::OnlyThere(Box::new(entry(b"b"))),
+                Difference::Differs {
+                    aspects: vec![Aspect::Content, Aspect::Mode],
+                    here: Box::new(entry(b"c")),
+                    there: Box::new(changed)
+                },
+                Difference::OnlyThere(Box::new(entry(b"d/e"))),
             ]
         );
         assert_eq!(diff.compared(), 6);

@@ -5,8 +5,8 @@ use crate::{
     error::{Emit, Fault, TransferError},
     io,
     packer::Packer,
-    xattr,
 };
+use lento_store::Bottom;
 use nix::{
     dir::Dir,
     errno::Errno,
@@ -22,19 +22,19 @@ use std::{
     vec,
 };
 
-/// Emits, as bodies of data packets, a [`ManifestEntry`] for every path below `root`, a directory, in order; the
-/// root first, without InterMezzo's own directory. What vanishes meanwhile is left out; what cannot be read says so.
+/// Emits, as bodies of data packets, a [`ManifestEntry`] for every path of a store, in order; the root first, without InterMezzo's own directory. What vanishes meanwhile is left out; what cannot be read says so.
 ///
 /// # Errors
 /// [`TransferError::Stopped`] if `emit` says so; [`TransferError::Io`] if the root itself cannot be read.
-pub fn manifest(root: BorrowedFd<'_>, emit: &mut Emit<'_>) -> Result<(), TransferError> {
+pub fn manifest(bottom: &Bottom, emit: &mut Emit<'_>) -> Result<(), TransferError> {
+    let root = bottom.root();
     let failed = |why| TransferError::io("reading the root of the tree for its manifest", why);
-    let mut walk = Walk { packer: Packer::new(emit), links: HashMap::new(), device: 0, path: Vec::new() };
+    let mut walk = Walk { bottom, packer: Packer::new(emit), links: HashMap::new(), device: 0, path: Vec::new() };
     let stat = fstat(root).map_err(|e| failed(Fault(e)))?;
     walk.device = stat.st_dev;
     let mut entry = plain(Vec::new(), Kind::Directory, &stat);
     let dir = Dir::openat(root, ".", DIRECTORY, Mode::empty()).map_err(|e| failed(Fault(e)))?;
-    digest_xattrs(&mut entry, xattr::of_file(dir.as_fd()));
+    digest_xattrs(&mut entry, bottom, dir.as_fd());
     walk.emit(&entry)?;
     let names = names(dir, true).map_err(|e| failed(Fault(e)))?;
     let mut levels = vec![names];
@@ -72,6 +72,7 @@ fn names(mut dir: Dir, is_root: bool) -> Result<Level, Errno> {
 }
 
 struct Walk<'a, 'e> {
+    bottom: &'a Bottom,
     packer: Packer<'a, 'e>,
     /// The first path of each object that has several.
     links: HashMap<u64, Vec<u8>>,
@@ -122,7 +123,7 @@ impl Walk<'_, '_> {
                 }
             }
         }
-        let below = match fill(&mut entry, dir, os_name) {
+        let below = match fill(self.bottom, &mut entry, dir, os_name) {
             Ok(below) => below,
             Err(Errno::ENOENT) => return Ok(None),
             Err(why) => {
@@ -159,37 +160,38 @@ fn plain(path: Vec<u8>, kind: Kind, stat: &FileStat) -> ManifestEntry {
 }
 
 /// Adds what must be read: content, target, extended attributes; opens a directory.
-fn fill(entry: &mut ManifestEntry, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Level>, Errno> {
+fn fill(bottom: &Bottom, entry: &mut ManifestEntry, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Level>, Errno> {
     match entry.kind {
         Kind::Directory => {
             let below = Dir::openat(dir, name, DIRECTORY, Mode::empty())?;
-            digest_xattrs(entry, xattr::of_file(below.as_fd()));
+            digest_xattrs(entry, bottom, below.as_fd());
             return names(below, false).map(Some);
         }
         Kind::File => {
             let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOATIME | OFlag::O_CLOEXEC;
             let file = File::from(openat(dir, name, flags, Mode::empty())?);
-            digest_xattrs(entry, xattr::of_file(file.as_fd()));
+            digest_xattrs(entry, bottom, file.as_fd());
             if entry.link.is_none() {
                 let mut hasher = blake3::Hasher::new();
                 io::hash_prefix(&file, entry.size, &mut hasher).map_err(|e| Fault::from(e).0)?;
                 entry.content = hasher.finalize().into();
             }
         }
-        Kind::Symlink => {
-            entry.target = readlinkat(dir, name)?.as_bytes().to_vec();
-            digest_xattrs(entry, xattr::of_entry(dir, name));
+        kind => {
+            let fd = openat(dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+            if kind == Kind::Symlink {
+                entry.target = readlinkat(&fd, "")?.as_bytes().to_vec();
+            }
+            digest_xattrs(entry, bottom, fd.as_fd());
         }
-        _ => digest_xattrs(entry, xattr::of_entry(dir, name)),
     }
     Ok(None)
 }
 
-fn digest_xattrs(entry: &mut ManifestEntry, xattrs: Result<Vec<Xattr>, Errno>) {
-    match xattrs {
+fn digest_xattrs(entry: &mut ManifestEntry, bottom: &Bottom, fd: BorrowedFd<'_>) {
+    match bottom.xattrs(fd) {
         Ok(xattrs) if xattrs.is_empty() => {}
-        Ok(mut xattrs) => {
-            xattrs.sort_unstable();
+        Ok(xattrs) => {
             let mut hasher = blake3::Hasher::new();
             for Xattr { name, value } in &xattrs {
                 hasher.update(&(name.len() as u64).to_le_bytes()).update(name);
@@ -197,6 +199,6 @@ fn digest_xattrs(entry: &mut ManifestEntry, xattrs: Result<Vec<Xattr>, Errno>) {
             }
             entry.xattrs = hasher.finalize().into();
         }
-        Err(why) => entry.errno = Some(why as i32),
+        Err(why) => entry.errno = Some(Fault::from(why).0 as i32),
     }
 }

@@ -5,3 +5,8 @@ mod round;
 mod staging;
 
 pub use round::{Fetched, Receiver};
+
+/// Removes a staged file that nobody commits.
+pub(crate) fn remove_staged(store: &lento_store::Store, file: &lento_store::StagedFile) {
+    staging::remove(store.bottom().staging(), &file.name);
+}

@@ -66,15 +66,11 @@ impl Part {
     }
 
     /// Begins `file`, which is empty, with the first `prefix` bytes of `old`.
-    pub(crate) fn after(file: File, old: Old, prefix: u64, size: u64) -> Result<Self, (Self, PartError)> {
+    pub(crate) fn after(file: File, old: Old, prefix: u64, size: u64) -> Result<Self, PartError> {
         let mut sink = Sink { file, size, at: 0, hasher: blake3::Hasher::new(), old: Some(old) };
-        let copied = sink.copy(0, prefix);
+        sink.copy(0, prefix)?;
         sink.old = None;
-        let part = Self { sink, patch: None };
-        match copied {
-            Ok(()) => Ok(part),
-            Err(why) => Err((part, why)),
-        }
+        Ok(Self { sink, patch: None })
     }
 
     /// Begins `file`, which is empty, to be made by a delta to `old`.

@@ -25,6 +25,11 @@ pub enum Fetched {
         /// The file in the staging directory; whoever takes it commits or deletes it.
         file: StagedFile,
     },
+    /// The version that is here has the same bytes; only a receiver for a comparison says so.
+    Same {
+        /// Which version of the source's it is.
+        as_of: Position,
+    },
     /// It is being changed at the source: a record that stores it will come.
     Changed,
     /// It is gone at the source: a record that removes it will come.
@@ -41,6 +46,7 @@ pub enum Fetched {
 const FSYNC_FILES: usize = 8;
 /// Bytes that a request's list may take, so that it fits a packet with what is around it.
 const ROUND_BYTES: usize = limits::PACKET_BODY_BYTES - 16 * 1024;
+const MORE_THAN_NOTHING: PartError = PartError::Misbehaved("it sent bytes of a file that is the same");
 /// What one wanted object takes at most in a request, but for a signature.
 const WANTED_BYTES: usize = 64;
 
@@ -61,6 +67,8 @@ pub struct Receiver {
     open: Option<Open>,
     inflate: Inflate,
     bytes: u64,
+    /// Whether what is here is offered however small it is, and not copied if it is the same.
+    comparing: bool,
 }
 
 struct Slot {
@@ -85,7 +93,7 @@ enum Offer {
     /// An interrupted transfer, its length and the hash of it so far.
     Part(Growing, u64, Box<blake3::Hasher>),
     /// The first bytes of the old version: all of it.
-    Old(u64),
+    Old(u64, [u8; 32]),
     Signature,
 }
 
@@ -98,6 +106,8 @@ struct Open {
 
 enum State {
     Writing(Growing, Box<Part>),
+    /// Nothing is to come: what is here, with this hash, is the same.
+    Same([u8; 32]),
     /// The rest of its items is ignored; what becomes of it.
     Draining(Result<Fetched, Ask>),
 }
@@ -114,7 +124,16 @@ impl Receiver {
             open: None,
             inflate: Inflate::default(),
             bytes: 0,
+            comparing: false,
         }
+    }
+
+    /// As [`Receiver::new`], but what is here may well be the same, and is not received again then:
+    /// [`Fetched::Same`].
+    pub fn for_comparison(store: Arc<Store>, ids: Vec<ObjectId>) -> Self {
+        let mut receiver = Self::new(store, ids);
+        receiver.comparing = true;
+        receiver
     }
 
     /// Bytes of content that were received or found here so far, for showing progress.
@@ -168,10 +187,11 @@ impl Receiver {
         if ask == Ask::Whole {
             return nothing;
         }
-        let Some((old, mtime)) = staging::old_version(&self.store, id) else { return nothing };
+        let least = if self.comparing { 1 } else { LARGE };
+        let Some((old, mtime)) = staging::old_version(&self.store, id, least) else { return nothing };
         if ask == Ask::First {
-            return match staging::offer_old(&self.store, id, &old, mtime) {
-                Some(have) => Some((have, Offer::Old(old.size))),
+            return match staging::hash_of_old(&self.store, id, &old, mtime) {
+                Some(hash) => Some((Have::Prefix { size: old.size, hash }, Offer::Old(old.size, hash))),
                 None => nothing,
             };
         }
@@ -279,6 +299,7 @@ impl Receiver {
                     self.bytes += part.len() - before;
                     Ok(())
                 }
+                Some(Open { state: State::Same(_), .. }) => Err(MORE_THAN_NOTHING),
                 Some(_) => Ok(()),
                 None => Err(PartError::Misbehaved("it sent bytes of a file that it had not begun")),
             },
@@ -288,6 +309,7 @@ impl Receiver {
                     self.bytes += bytes;
                     Ok(())
                 }
+                Some(Open { state: State::Same(_), .. }) => Err(MORE_THAN_NOTHING),
                 Some(_) => Ok(()),
                 None => Err(PartError::Misbehaved("it sent a hole of a file that it had not begun")),
             },
@@ -302,7 +324,8 @@ impl Receiver {
                 file.give_up(self.staging(), false);
                 Ask::First
             }
-            Offer::Old(_) => Ask::Signature,
+            Offer::Old(size, _) if size >= LARGE => Ask::Signature,
+            Offer::Old(..) => Ask::Whole,
             _ => return Err(PartError::Misbehaved("it says that a prefix differs that was not offered")),
         };
         self.again(slot, ask);
@@ -314,7 +337,9 @@ impl Receiver {
         let mixed = !matches!(coding, Coding::From(0));
         let fits = match (&offer, coding) {
             (_, Coding::From(0)) => true,
-            (Offer::Part(_, offered, _) | Offer::Old(offered), Coding::From(from)) => from == *offered && from <= size,
+            (Offer::Part(_, offered, _) | Offer::Old(offered, _), Coding::From(from)) => {
+                from == *offered && from <= size
+            }
             (Offer::Signature, Coding::Delta) => true,
             _ => false,
         };
@@ -327,7 +352,13 @@ impl Receiver {
                 self.bytes += at;
                 Ok((growing, Part::resume(file, at, *hasher, size)))
             }
-            (Offer::Old(_) | Offer::Signature, Coding::Delta | Coding::From(1..)) => self.begin_mixed(id, size, coding),
+            (Offer::Old(offered, hash), Coding::From(from)) if self.comparing && from == offered && offered == size => {
+                self.open = Some(Open { state: State::Same(hash), mixed: true });
+                return Ok(());
+            }
+            (Offer::Old(..) | Offer::Signature, Coding::Delta | Coding::From(1..)) => {
+                self.begin_mixed(id, size, coding)
+            }
             (offer, _) => {
                 // A part that is not gone on with gives way, and its lock is let go first.
                 drop(offer);
@@ -347,7 +378,7 @@ impl Receiver {
 
     /// Begins a file that is made of the old version, too.
     fn begin_mixed(&mut self, id: ObjectId, size: u64, coding: Coding) -> Result<(Growing, Part), PartError> {
-        let Some((old, _)) = staging::old_version(&self.store, id) else { return Err(PartError::WrongHash) };
+        let Some((old, _)) = staging::old_version(&self.store, id, 1) else { return Err(PartError::WrongHash) };
         let growing = Growing::create(self.staging(), id)?;
         let file = growing.file()?;
         match coding {
@@ -357,7 +388,7 @@ impl Receiver {
                     self.bytes += prefix;
                     Ok((growing, part))
                 }
-                Err((_, why)) => {
+                Err(why) => {
                     growing.give_up(self.staging(), false);
                     // A version that became shorter since it was offered.
                     Err(if matches!(why, PartError::Misbehaved(_)) { PartError::WrongHash } else { why })
@@ -380,6 +411,11 @@ impl Receiver {
                 self.again(slot, ask);
                 return Ok(());
             }
+            State::Same(here) if here == *hash => {
+                self.answer(slot, Fetched::Same { as_of });
+                return Ok(());
+            }
+            State::Same(_) => return Err(PartError::Misbehaved("it says that a file is the same, and another hash")),
         };
         let id = self.slots[slot].id;
         match part.end(hash) {

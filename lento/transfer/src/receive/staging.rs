@@ -9,7 +9,7 @@ use nix::{
     sys::stat::{Mode, fstat},
     unistd::{UnlinkatFlags, unlinkat},
 };
-use protocol::{Have, Kind, Name, ObjectId, Timestamp};
+use protocol::{Kind, Name, ObjectId, Timestamp};
 use std::{
     fs::File,
     os::{
@@ -147,28 +147,30 @@ pub(super) fn sync(staging: BorrowedFd<'_>, name: &Name) -> Result<(), Errno> {
     nix::unistd::fsync(&file)
 }
 
-/// The version of a large file that is here, with its time of modification.
-pub(super) fn old_version(store: &Store, id: ObjectId) -> Option<(Old, Timestamp)> {
+/// The version of a file that is here, of at least `least` bytes, with its time of modification.
+pub(super) fn old_version(store: &Store, id: ObjectId, least: u64) -> Option<(Old, Timestamp)> {
     let fd = store.open_object(id, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NOATIME).ok()?;
     let attr = store.bottom().attr(fd.as_fd()).ok()?;
-    (attr.kind == Kind::File && attr.size >= LARGE).then(|| (Old { file: File::from(fd), size: attr.size }, attr.mtime))
+    (attr.kind == Kind::File && attr.size >= least).then(|| (Old { file: File::from(fd), size: attr.size }, attr.mtime))
 }
 
-/// What the peer is told of the old version: its hash, remembered or made now.
-pub(super) fn offer_old(store: &Store, id: ObjectId, old: &Old, mtime: Timestamp) -> Option<Have> {
+/// The hash of the old version: remembered, or made now.
+pub(super) fn hash_of_old(store: &Store, id: ObjectId, old: &Old, mtime: Timestamp) -> Option<[u8; 32]> {
     if let Ok(Some(hash)) = store.hash_of(id, old.size, mtime) {
-        return Some(Have::Prefix { size: old.size, hash });
+        return Some(hash);
     }
     let mut hasher = blake3::Hasher::new();
-    let whole = hash_prefix(&old.file, old.size, &mut hasher).ok()?;
+    if !hash_prefix(&old.file, old.size, &mut hasher).ok()? {
+        return None;
+    }
     let hash = hasher.finalize().into();
     let unchanged =
         store.bottom().attr(old.file.as_fd()).is_ok_and(|attr| (attr.size, attr.mtime) == (old.size, mtime));
-    if whole
-        && unchanged
+    if unchanged
+        && old.size >= LARGE
         && let Err(why) = store.remember_hash(id, old.size, mtime, &hash)
     {
         tracing::debug!(%id, %why, "a hash could not be remembered");
     }
-    whole.then_some(Have::Prefix { size: old.size, hash })
+    Some(hash)
 }

@@ -47,6 +47,18 @@ impl Side {
         side
     }
 
+    /// Changes the tree without a log, and has the index made anew: every object keeps its identity, and what it is
+    /// now is a version that may be served.
+    pub fn adopt_again(self, change: impl FnOnce(&Path)) -> Self {
+        change(&self.root);
+        let Self { store, root, _dir } = self;
+        let config = store.config().clone();
+        let bottom = store.bottom().clone();
+        drop(store);
+        let (store, _) = Store::rebuild(bottom, config, &mut |_| {}).expect("the index is made anew");
+        Self { store: Arc::new(store), root, _dir }
+    }
+
     fn new(
         number: u32,
         fill: impl FnOnce(&Path),
