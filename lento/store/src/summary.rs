@@ -4,8 +4,8 @@ use crate::error::StoreError;
 use crate::history::open_log;
 use crate::store::Store;
 use modlog::{LogError, ReadResult, Reader};
-use nix::sys::stat::fstatat;
 use nix::fcntl::AtFlags;
+use nix::sys::stat::fstatat;
 use protocol::{Op, Position, Timestamp};
 use std::os::fd::AsFd;
 

@@ -218,7 +218,7 @@ impl Commit<'_> {
             Op::Link { id, parent, name } => self.link(*id, (*parent, name)),
             Op::Unlink { parent, name, id } | Op::Rmdir { parent, name, id } => self.remove(*id, (*parent, name)),
             // Two names of one file: the system call does nothing.
-            Op::Rename { id, other, exchange: false, .. } if *other == Some(*id) => Ok(()),
+            Op::Rename { id, other, .. } if *other == Some(*id) => Ok(()),
             Op::Rename { id, parent, name, to_parent, to_name, other: Some(other), exchange: true } => {
                 self.exchange((*id, (*parent, name)), (*other, (*to_parent, to_name)))
             }

@@ -256,7 +256,8 @@ impl Commit<'_> {
     ) -> Result<(), CommitError> {
         let (Some(source), Some(target)) = (self.dir(from.0)?, self.dir(to.0)?) else {
             self.rename(id, from, to, None)?;
-            return self.rename(other, to, from, None);
+            self.rename(other, to, from, None)?;
+            return self.link(id, to);
         };
         let there = |commit: &Self, dir: &Dir, name: &Name| -> Result<Option<ObjectId>, StoreError> {
             match commit.entry(dir, name)? {
@@ -273,10 +274,11 @@ impl Commit<'_> {
                 Err(errno) => return Err(failed(id, to.1)(errno).into()),
             }
         } else if now != (Some(other), Some(id)) {
-            // Each goes where the exchange put it, unless a later record did better.
+            // Each goes where the exchange put it, unless a later record did better. The first may have to wait in
+            // limbo until the second has made room.
             self.rename(id, from, to, None)?;
-            self.link(other, from)?;
-            return if self.find(other)?.is_none() { self.remove(id, from) } else { Ok(()) };
+            self.rename(other, to, from, None)?;
+            return self.link(id, to);
         }
         self.moved(id, to, &target)?;
         self.moved(other, from, &source)
