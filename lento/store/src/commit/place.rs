@@ -123,6 +123,10 @@ impl Commit<'_> {
         if self.id_of(fd.as_fd())? != Some(id) {
             return Ok(());
         }
+        if self.group.settled.contains_key(&id) {
+            // It exists at the source, by another name: if it has none here, a record that follows gives it one.
+            return self.leave(id, (&dir, name), fd.as_fd());
+        }
         let removed = match unlinkat(&dir.fd, name.as_os_str(), UnlinkatFlags::NoRemoveDir) {
             Err(Errno::EISDIR) => unlinkat(&dir.fd, name.as_os_str(), UnlinkatFlags::RemoveDir),
             other => other,
@@ -193,11 +197,13 @@ impl Commit<'_> {
             Some(taken) => other.is_some() && self.id_of(taken.as_fd())? == other,
             None => false,
         };
-        if let Some(taken) = &taken
-            && !replaced
-            && self.belongs(taken.as_fd())?
-        {
-            return self.leave(id, (&source, from.1), fd.as_fd());
+        if let Some(taken) = &taken {
+            if !replaced && self.belongs(taken.as_fd())? {
+                return self.leave(id, (&source, from.1), fd.as_fd());
+            }
+            if let Some(other) = other.filter(|other| replaced && self.group.settled.contains_key(other)) {
+                self.leave(other, (&target, to.1), taken.as_fd())?;
+            }
         }
         if !self.move_entry(id, (&source, from.1), (&target, to.1), taken.as_ref(), replaced)? {
             return Ok(());
