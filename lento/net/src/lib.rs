@@ -1,7 +1,7 @@
 //! Identity, certificates, tickets and connections: how the hosts of a cluster find out that they may talk, and talk.
 //!
 //! [`Identity`] is what a host is (its key, its certificate, whom it knows), kept in its home directory; a [`Ticket`]
-//! admits one more host to the cluster ([`join`]). [`Network`] keeps mutually authenticated TLS 1.3 connections to
+//! admits one more host to the cluster ([`join()`]). [`Network`] keeps mutually authenticated TLS 1.3 connections to
 //! other hosts and carries messages, requests and bulk data over them (`docs/formats/wire.md`,
 //! `docs/adr/0001-trust.md`). Whom to call and when to try again is decided elsewhere.
 
