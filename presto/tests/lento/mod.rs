@@ -83,6 +83,13 @@ fn listen(mut stream: UnixStream, mut reader: UpcallReader, sender: &Sender<Upca
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // The listening thread has a descriptor too: closing ours would not end the connection.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
 impl Connection {
     /// Sends a downcall.
     pub fn send(&mut self, downcall: &Downcall) {
