@@ -103,7 +103,7 @@ impl SmallDisk {
     fn new(kib: u64) -> Self {
         let home = tempfile::tempdir().unwrap();
         let image = home.path().join("image");
-        fs::File::create(&image).unwrap().set_len(512 << 10).unwrap();
+        fs::File::create(&image).unwrap().set_len(kib << 10).unwrap();
         run(Command::new("mkfs.ext4").args(["-q", "-F", "-I", "256"]).arg(&image));
         fs::create_dir(home.path().join("mnt")).unwrap();
         run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(home.path().join("mnt")));
