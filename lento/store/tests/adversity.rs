@@ -151,7 +151,7 @@ fn a_full_disk_stops_a_commit_that_succeeds_when_there_is_room() {
     for _ in 0..2 {
         staged = Some(source.stage(&replica, &shipments));
         let free = replica.store.bottom().free_bytes().unwrap();
-        fs::write(&ballast, vec![1; usize::try_from(free).unwrap() - (512 << 10)]).unwrap();
+        fs::write(&ballast, vec![1; usize::try_from(free).unwrap() - (200 << 10)]).unwrap();
         let full = replica.store.commit(&shipments, staged.as_ref().unwrap());
         assert!(matches!(full, Err(CommitError::NoSpace)), "{:?}", full.err());
         assert_eq!(replica.store.applied().unwrap()[&host(1)], after);
