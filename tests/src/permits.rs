@@ -8,7 +8,11 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
+
+/// A manager reads what has come before it asks to be rung again; one that did not would be rung for every record.
+const READING: Duration = Duration::from_millis(2);
 
 /// A server of the upcall channel, on threads that end with the process or when Presto does.
 #[derive(Debug)]
@@ -50,6 +54,9 @@ fn serve(mut stream: UnixStream) -> Result<()> {
         }
         reader.push(&buffer[..got]);
         while let Some(upcall) = reader.next::<Upcall>()? {
+            if matches!(upcall, Upcall::Advanced { .. }) {
+                thread::sleep(READING);
+            }
             let answers = match upcall {
                 Upcall::Hello { last, .. } => vec![Downcall::Grant { epoch: 1 }, Downcall::Arm { seen: last }],
                 Upcall::GetPermit => vec![Downcall::Grant { epoch: 1 }],
