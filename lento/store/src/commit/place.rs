@@ -182,7 +182,12 @@ impl Commit<'_> {
                 None => Ok(()),
             };
         };
-        let Some(source) = source else { return self.link(id, to) };
+        let Some(source) = source else {
+            if let Some(other) = other {
+                self.remove(other, to)?;
+            }
+            return self.link(id, to);
+        };
         let taken = self.entry(&target, to.1)?;
         if let Some(taken) = &taken
             && self.handle(taken.as_fd())? == handle
