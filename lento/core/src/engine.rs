@@ -125,8 +125,8 @@ impl Engine {
             }),
             Event::Presto { fileset, event } => self.with(fileset, |set, out| set.handle_presto(event, out)),
             Event::Absorbed { fileset, tail } => self.with(fileset, |set, out| set.handle_absorbed(tail, out)),
-            Event::History { fileset, to, result } => {
-                self.with(fileset, |set, out| set.handle_history(to, result, out));
+            Event::History { fileset, to, after, result } => {
+                self.with(fileset, |set, out| set.handle_history(to, after, result, out));
             }
             Event::Staged { fileset, from, results } => self.with(fileset, |set, out| {
                 let Some(link) = set.links.get_mut(&from) else { return };
@@ -327,14 +327,18 @@ impl FileSet {
         }
     }
 
-    fn handle_history(&mut self, to: HostId, result: HistoryResult, out: &mut VecDeque<Action>) {
+    fn handle_history(&mut self, to: HostId, after: Position, result: HistoryResult, out: &mut VecDeque<Action>) {
         let (fileset, me) = (self.id, self.me);
         let Some(link) = self.links.get_mut(&to) else { return };
+        if !link.ship.handle_read(after) {
+            return;
+        }
         let shipment = match result {
             HistoryResult::Shipment(shipment) => {
-                link.ship.handle_shipment(shipment.after, shipment.upto).then_some(shipment)
+                link.ship.handle_shipment(shipment.upto);
+                Some(shipment)
             }
-            HistoryResult::UpToDate(upto) => link.ship.handle_up_to_date(upto).map(|after| Shipment {
+            HistoryResult::UpToDate(upto) => link.ship.handle_up_to_date(upto).map(|(after, upto)| Shipment {
                 fileset,
                 after,
                 upto,
@@ -423,6 +427,10 @@ impl FileSet {
         link.peer = Some(state);
         if !self.known {
             return;
+        }
+        if first {
+            // What was sent when the connection came up may have reached a host that had not taken the file set up.
+            self.send_state(from, out);
         }
         if holder && first {
             // Only the first state of a connection tells of the permit: later ones may cross a grant.

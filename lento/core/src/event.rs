@@ -81,6 +81,8 @@ pub enum Event {
         fileset: FileSetId,
         /// For whom it was read.
         to: HostId,
+        /// From where on.
+        after: Position,
         /// What was found.
         result: HistoryResult,
     },

@@ -105,10 +105,13 @@ impl FileSet {
         out.push_back(Action::Save { fileset: self.id, saved: self.saved.clone() });
     }
 
-    pub(crate) fn send_state(&self, to: HostId, out: &mut VecDeque<Action>) {
-        if self.known && self.links.get(&to).is_some_and(|link| link.up) {
-            out.push_back(Action::Send { to, message: Message::State(self.state_for(to)) });
-        }
+    /// Whoever hears a state ships from its `applied` on: what is queued here comes again.
+    pub(crate) fn send_state(&mut self, to: HostId, out: &mut VecDeque<Action>) {
+        let known = self.known;
+        let Some(link) = self.links.get_mut(&to).filter(|link| known && link.up) else { return };
+        let applied = link.apply.applied;
+        link.apply.reset(applied);
+        out.push_back(Action::Send { to, message: Message::State(self.state_for(to)) });
     }
 
     /// Whether this host's copy and `peer`'s continue one another's logs.
@@ -250,8 +253,10 @@ impl FileSet {
     }
 
     fn advance_ship(&mut self, peer: HostId, out: &mut VecDeque<Action>) {
+        // What a replicator wrote is not kept for it, yet its position must pass it; the holder needs no such word.
+        let end = if self.is_holder() { self.history_end() } else { Position::START };
         let Some(link) = self.links.get_mut(&peer) else { return };
-        if let Some(after) = link.ship.poll_read() {
+        if let Some(after) = link.ship.poll_read(end) {
             out.push_back(Action::ReadHistory { fileset: self.id, to: peer, after });
         }
     }

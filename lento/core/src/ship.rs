@@ -10,6 +10,8 @@ pub(crate) struct Ship {
     state: State,
     /// Ends of the shipments that are not acknowledged, in order.
     in_flight: VecDeque<Position>,
+    /// The end of the history when it was last read.
+    end: Position,
     /// What the peer allowed beyond the usual window, to get unstuck.
     extra: usize,
     /// All up to here is visible at the peer.
@@ -40,11 +42,7 @@ impl Ship {
         self.extra = 0;
         self.stalled.clear();
         self.acked = from;
-        self.state = match self.state {
-            // A read is under way for the position before: its answer will not fit and starts a new one.
-            State::Reading { .. } => State::Reading { sent: from, again: true },
-            _ => State::Open { sent: from },
-        };
+        self.state = State::Open { sent: from };
     }
 
     pub(crate) fn close(&mut self) {
@@ -73,43 +71,42 @@ impl Ship {
         };
     }
 
-    /// Where to read next, if something is to be read now; it is then taken to be read.
-    pub(crate) fn poll_read(&mut self) -> Option<Position> {
+    /// Where to read next, if something is to be read now; it is then taken to be read. `end` is where the history ends
+    /// now, with what the peer wrote itself and what is therefore not kept for it.
+    pub(crate) fn poll_read(&mut self, end: Position) -> Option<Position> {
         match self.state {
             State::Open { sent } if self.in_flight.len() < limits::SHIPMENTS_IN_FLIGHT + self.extra => {
                 self.state = State::Reading { sent, again: false };
+                self.end = end;
                 Some(sent)
             }
             _ => None,
         }
     }
 
-    /// A shipment from `after` to `upto` was read: whether it is to be sent.
-    pub(crate) fn handle_shipment(&mut self, after: Position, upto: Position) -> bool {
-        match self.state {
-            State::Reading { sent, .. } if sent == after => {
-                self.in_flight.push_back(upto);
-                self.state = State::Open { sent: upto };
-                true
-            }
-            State::Reading { sent, .. } => {
-                self.state = State::Open { sent };
-                false
-            }
-            _ => false,
-        }
+    /// A read of the history after `after` has ended: whether it is the one that is waited for. Another one was begun
+    /// before the peer began anew.
+    pub(crate) fn handle_read(&self, after: Position) -> bool {
+        matches!(self.state, State::Reading { sent, .. } if sent == after)
     }
 
-    /// The read found nothing to send up to `upto`: where an empty shipment begins that tells so, if one is due.
-    pub(crate) fn handle_up_to_date(&mut self, upto: Position) -> Option<Position> {
+    /// A shipment up to `upto` was read, and is sent.
+    pub(crate) fn handle_shipment(&mut self, upto: Position) {
+        self.in_flight.push_back(upto);
+        self.state = State::Open { sent: upto };
+    }
+
+    /// The read found nothing to send up to `upto`: from where to where an empty shipment tells so, if one is due.
+    pub(crate) fn handle_up_to_date(&mut self, upto: Position) -> Option<(Position, Position)> {
         let State::Reading { sent, again } = self.state else { return None };
+        let upto = upto.max(self.end);
         let skipped = upto > sent;
         let next = sent.max(upto);
         self.state = if again { State::Open { sent: next } } else { State::Idle { sent: next } };
         if skipped {
             self.in_flight.push_back(next);
         }
-        skipped.then_some(sent)
+        skipped.then_some((sent, next))
     }
 
     /// The peer needs later records to commit what it has.
@@ -157,37 +154,38 @@ mod tests {
         ship.open(Position::START);
         let mut sent = Position::START;
         for n in 1..=limits::SHIPMENTS_IN_FLIGHT as u64 {
-            assert_eq!(ship.poll_read(), Some(sent));
-            assert!(ship.handle_shipment(sent, at(n)));
+            assert_eq!(ship.poll_read(Position::START), Some(sent));
+            assert!(ship.handle_read(sent));
+            ship.handle_shipment(at(n));
             sent = at(n);
         }
-        assert_eq!(ship.poll_read(), None);
+        assert_eq!(ship.poll_read(Position::START), None);
         assert!(ship.handle_applied(at(1), Position::START));
-        assert_eq!(ship.poll_read(), Some(sent));
+        assert_eq!(ship.poll_read(Position::START), Some(sent));
     }
 
     #[test]
     fn growth_during_a_read_is_not_forgotten() {
         let mut ship = Ship::default();
         ship.open(at(5));
-        assert_eq!(ship.poll_read(), Some(at(5)));
+        assert_eq!(ship.poll_read(Position::START), Some(at(5)));
         ship.handle_growth();
         assert_eq!(ship.handle_up_to_date(at(5)), None);
-        assert_eq!(ship.poll_read(), Some(at(5)));
+        assert_eq!(ship.poll_read(Position::START), Some(at(5)));
         assert_eq!(ship.handle_up_to_date(at(5)), None);
-        assert_eq!(ship.poll_read(), None);
+        assert_eq!(ship.poll_read(Position::START), None);
     }
 
     #[test]
     fn a_read_for_an_old_connection_is_not_sent_on_the_new_one() {
         let mut ship = Ship::default();
         ship.open(at(5));
-        assert_eq!(ship.poll_read(), Some(at(5)));
+        assert_eq!(ship.poll_read(Position::START), Some(at(5)));
         ship.close();
         ship.open(at(2));
-        assert_eq!(ship.poll_read(), Some(at(2)));
-        assert!(!ship.handle_shipment(at(5), at(9)));
-        assert_eq!(ship.poll_read(), Some(at(2)));
+        assert_eq!(ship.poll_read(Position::START), Some(at(2)));
+        assert!(!ship.handle_read(at(5)));
+        assert!(ship.handle_read(at(2)));
     }
 
     #[test]

@@ -98,11 +98,6 @@ impl FileSet {
                     link.ship.close();
                 }
             }
-            // Whoever hears a state ships from its `applied` on: what is queued here comes again.
-            if let Some(link) = self.links.get_mut(&peer) {
-                let applied = link.apply.applied;
-                link.apply.reset(applied);
-            }
             self.send_state(peer, out);
         }
     }

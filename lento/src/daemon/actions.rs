@@ -56,7 +56,7 @@ impl Mind {
                         HistoryResult::Failed(why.to_string())
                     }
                 };
-                Event::History { fileset, to, result }
+                Event::History { fileset, to, after, result }
             }),
             Action::Stage { fileset, from, wanted } => stage::start(self, fileset, from, wanted),
             Action::Commit { fileset, from, shipments } => self.commit(fileset, from, shipments),

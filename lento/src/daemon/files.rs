@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Locks the home directory, so that only one daemon works in it. Held until dropped.
 pub(super) fn lock_home(home: &Path) -> anyhow::Result<File> {
-    let path = home.join("lock");
+    let path = home.join("daemon.lock");
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -6,7 +6,6 @@ use lento_core::Event;
 use lento_net::{NetEvent, Responder};
 use lento_transfer::{Stopped, list, manifest, serve};
 use protocol::{FileSetId, FileSetName, HostId, Refusal, Reply, Request};
-use std::os::fd::AsFd;
 use std::time::Instant;
 use tokio::sync::oneshot;
 
@@ -148,7 +147,7 @@ impl Mind {
             let result = match request {
                 Request::Fetch { wanted, .. } => serve(&store, &wanted, &mut emit).map(|()| Reply::Done),
                 Request::List { root, .. } => list(&store, root, &mut emit).map(|after| Reply::Listed { after }),
-                _ => manifest(store.bottom().root().as_fd(), &mut emit).map(|()| Reply::Done),
+                _ => manifest(store.bottom(), &mut emit).map(|()| Reply::Done),
             };
             let reply = result.unwrap_or_else(|why| {
                 tracing::debug!(%fileset, %why, "a transfer ended early");

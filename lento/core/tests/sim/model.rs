@@ -142,7 +142,7 @@ impl Model {
                 }
             }
         }
-        self.staged.clear();
+        self.staged.retain(|id, _| !last.contains_key(id));
         if let Some(last) = shipments.last() {
             self.applied.insert(from, last.upto);
         }

@@ -12,7 +12,6 @@ use lento_net::Connection;
 use lento_store::Store;
 use lento_transfer::{Aspect, Difference as Finding, ManifestDiff, ManifestEntry, ManifestReader, Stopped, manifest};
 use protocol::{FileSetId, FileSetName, HostId, HostName, Request};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -120,7 +119,7 @@ fn diff(store: &Arc<Store>, connection: &Connection, id: FileSetId, host: &HostN
     let walker = store.clone();
     let walk = std::thread::spawn(move || {
         let mut emit = |body: Vec<u8>| bodies.send(body).map_err(|_| Stopped);
-        manifest(walker.bottom().root().as_fd(), &mut emit).map_err(|why| why.to_string())
+        manifest(walker.bottom(), &mut emit).map_err(|why| why.to_string())
     });
     let mut bytes = 0;
     let mut here = ManifestReader::new(receiver.into_iter())
