@@ -74,13 +74,28 @@ fn copy(source: &Arc<Store>, to: &Arc<Store>) -> Result<(Duration, Duration, usi
     }
     let listed = started.elapsed();
     let mut wire = 0;
+    let (mut fetched, mut synced, mut committed) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     for ids in wanted.chunks(2048) {
         let mut receiver = Receiver::for_comparison(to.clone(), ids.to_vec());
+        let begun = Instant::now();
         wire += fetch_into(source, &mut receiver)?;
-        comparer.content(receiver.finish())?;
+        fetched += begun.elapsed();
+        let begun = Instant::now();
+        let contents = receiver.finish();
+        synced += begun.elapsed();
+        let begun = Instant::now();
+        comparer.content(contents)?;
+        committed += begun.elapsed();
     }
+    let begun = Instant::now();
     let report = comparer.finish(Position::START)?;
+    let finished = begun.elapsed();
+    let begun = Instant::now();
     to.sync()?;
+    println!(
+        "  fetch {fetched:?}, sync {synced:?}, commit {committed:?}, finish {finished:?}, last sync {:?}",
+        begun.elapsed()
+    );
     if !report.failed.is_empty() {
         return Err(format!("{} contents failed", report.failed.len()).into());
     }

@@ -282,6 +282,21 @@ fn what_the_source_does_not_have_is_removed_and_kept_if_it_is_news() {
 }
 
 #[test]
+fn a_deep_and_a_wide_tree_are_copied() {
+    let source = Side::adopt(1, |root| {
+        let mut path = root.to_owned();
+        for _ in 0..200 {
+            path.push("deep");
+            fs::create_dir(&path).expect("it is new");
+        }
+        fs::write(path.join("f"), "at the bottom").expect("it is written");
+        fs::create_dir(root.join("wide")).expect("it is new");
+        (0..5000).for_each(|n| fs::write(root.join(format!("wide/{n}")), "").expect("it is written"));
+    });
+    compare(&source, &Side::create(2));
+}
+
+#[test]
 fn losers_are_kept_on_request() {
     let source = Side::adopt(1, everything);
     let to = Side::create(2);
@@ -317,6 +332,32 @@ fn what_could_not_be_fetched_is_reported_and_the_position_is_not_recorded() {
     assert_eq!(report.failed.len(), wanted.len());
     assert_eq!(to.store.applied().expect("it is read").get(&host(1)), None);
     compare(&source, &to);
+}
+
+#[test]
+fn a_missing_object_is_made_with_all_below_it_and_waits_for_its_name() {
+    let source = Side::adopt(1, everything);
+    let to = Side::create(2);
+    for root in ["a", "a/small"] {
+        let root = source.id(root);
+        let mut comparer = Comparer::new(to.store.clone(), root, host(1), CompareOptions::default());
+        let mut bodies = Vec::new();
+        let after = list(&source.store, root, &mut |body| {
+            bodies.push(body);
+            Ok(())
+        });
+        bodies.iter().for_each(|body| comparer.take(body).expect("the listing is sound"));
+        assert!(comparer.progress().listed_all);
+        let wanted = comparer.take_wanted();
+        comparer.content(fetch(&source, &to, wanted)).expect("it is committed");
+        comparer.finish(after.expect("the source is sound")).expect("the listing was complete");
+        let fd = to.store.open_object(root, nix::fcntl::OFlag::O_PATH).expect("it exists");
+        assert_eq!(to.store.bottom().identity(fd.as_fd()).expect("it is read").map(|identity| identity.id), Some(root));
+    }
+    assert_eq!(fs::read_dir(&to.root).expect("it is there").count(), 1, "it has no name yet");
+    // A whole comparison then finds it.
+    let report = compare(&source, &to);
+    assert!(report.moved > 0, "{report:?}");
 }
 
 #[test]

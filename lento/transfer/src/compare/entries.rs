@@ -19,7 +19,9 @@ impl Comparer {
     pub(super) fn listing(&mut self, listing: Listing) -> Result<(), TransferError> {
         let Listing { directory, entries, last } = listing;
         if let [ListingEntry { is_root: true, settled, .. }] = &entries[..] {
-            return self.root(settled);
+            self.root(settled)?;
+            self.progress.listed_all = self.open == 0;
+            return Ok(());
         }
         self.open(directory)?;
         // What is in its place, and what can be moved to a free one, comes first, so that it is out of the way.
@@ -52,11 +54,13 @@ impl Comparer {
             self.place(directory, entry, again, &here)?;
         }
         if last && let Some(known) = self.directories.get_mut(&directory) {
+            self.open -= 1;
             let state = std::mem::replace(&mut known.state, Entries::Done);
             if let Entries::Read(rest) = state {
                 self.extras.extend(rest.into_keys().map(|name| (directory, name)));
             }
         }
+        self.progress.listed_all = self.open == 0;
         Ok(())
     }
 
@@ -65,13 +69,20 @@ impl Comparer {
             return Err(self.misbehaved(settled.id, "it listed a root that was not asked for"));
         }
         self.progress.listed += 1;
-        let fd = self.store.open_object(self.root, OFlag::O_PATH)?;
-        let local = self.read_local(&fd, self.root)?;
-        if settled.attr.kind == Kind::Directory {
-            self.directories
-                .insert(settled.id, Directory { settled: settled.clone(), state: Entries::Unread, late: false });
+        match self.store.open_object(self.root, OFlag::O_PATH) {
+            Ok(fd) => {
+                let local = self.read_local(&fd, self.root)?;
+                self.known(settled, Entries::Unread, false);
+                self.compare(settled, &local)
+            }
+            Err(StoreError::NotFound(_)) if self.root != ObjectId::ROOT => {
+                // Made in a directory that there is not, it goes to limbo: the record that presupposes it gives it a name.
+                let nowhere = ObjectId::new(self.root.host, u64::MAX);
+                self.make(nowhere, Name::new(b"missing")?, settled.clone());
+                Ok(())
+            }
+            Err(why) => Err(why.into()),
         }
-        self.compare(settled, &local)
     }
 
     fn read_local(&self, fd: &impl AsFd, id: ObjectId) -> Result<Local, TransferError> {
@@ -134,6 +145,7 @@ impl Comparer {
     /// Remembers a directory.
     fn known(&mut self, settled: &Settled, state: Entries, late: bool) {
         if settled.attr.kind == Kind::Directory {
+            self.open += 1;
             self.directories.insert(settled.id, Directory { settled: settled.clone(), state, late });
         }
     }
@@ -227,8 +239,9 @@ impl Comparer {
                 }
                 !taken
             }
-            Some(Entries::New) => true,
-            _ => false,
+            Some(Entries::Deferred | Entries::Unread | Entries::Done) => false,
+            // It is being made, or is that of a missing root.
+            Some(Entries::New) | None => true,
         }
     }
 

@@ -42,7 +42,6 @@ impl Comparer {
         if !self.listed.contains(&self.root) {
             return Err(self.misbehaved(self.root, "it listed nothing: the object is gone there"));
         }
-        self.progress.listed_all = true;
         self.do_deferred()?;
         self.remove_extras()?;
         self.empty_limbo()?;
@@ -116,6 +115,10 @@ impl Comparer {
     /// Removes what is left in limbo, of this comparison or of one that was interrupted, and that the source does not
     /// have.
     fn empty_limbo(&mut self) -> Result<(), TransferError> {
+        if self.root != ObjectId::ROOT {
+            // What is there may be below another root.
+            return Ok(());
+        }
         let limbo = self.limbo()?;
         let failed = |why: io::Error| TransferError::io("emptying .intermezzo/limbo", why);
         for entry in self.store.bottom().read_dir(limbo.as_fd()).map_err(failed)? {
@@ -200,7 +203,11 @@ impl Comparer {
             }
             let (id, parent) = (local.id, level.dir.as_fd());
             let listed = id.is_some_and(|id| self.listed.contains(&id));
-            if local.attr.kind == Kind::File && local.links == 1 && !listed {
+            if listed && local.links == 1 {
+                // Its only name: nothing of the source's is ever removed with it.
+                continue;
+            }
+            if local.attr.kind == Kind::File && local.links == 1 {
                 let file = self.store.bottom().open_at(parent, &entry.name, OFlag::O_RDONLY).map_err(failed)?;
                 let file = File::from(file);
                 if self.is_loser(id, &file, None)? {

@@ -86,6 +86,8 @@ pub struct Comparer {
     listed: HashSet<ObjectId>,
     /// Every directory that the source has.
     directories: HashMap<ObjectId, Directory>,
+    /// How many of them have entries that are still to be listed.
+    open: usize,
     /// Files whose content is needed.
     awaited: HashMap<ObjectId, Awaited>,
     wanted: Vec<ObjectId>,
@@ -140,7 +142,8 @@ enum Deferred {
 }
 
 impl Comparer {
-    /// Of what is below `root`, which must exist here, with the tree of `source`.
+    /// Of what is below `root` with the tree of `source`. A root that is missing here is made in `.intermezzo/limbo`, from
+    /// where the record that presupposes it gives it a name.
     pub fn new(store: Arc<Store>, root: ObjectId, source: HostId, options: CompareOptions) -> Self {
         Self {
             store,
@@ -151,6 +154,7 @@ impl Comparer {
             report: CompareReport::default(),
             listed: HashSet::new(),
             directories: HashMap::new(),
+            open: 0,
             awaited: HashMap::new(),
             wanted: Vec::new(),
             batch: Batch::default(),
