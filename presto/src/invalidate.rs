@@ -1,11 +1,7 @@
 //! Invalidations from Lento, in threads of their own: the kernel takes a directory's lock to forget an entry, and a
 //! request that waits for the permit, or for one of our threads, may hold that lock.
 
-use crate::{
-    filter::Filter,
-    fuse::Kernel,
-    upcall::Upcalls,
-};
+use crate::{filter::Filter, fuse::Kernel, upcall::Upcalls};
 use protocol::{Handle, Name, Upcall};
 use std::{
     sync::{
@@ -53,13 +49,7 @@ impl Invalidations {
     }
 
     /// Has the kernel forget what is named, and then tells Lento.
-    pub(crate) fn submit(
-        &self,
-        token: u64,
-        entries: Vec<(Handle, Name)>,
-        objects: Vec<Handle>,
-        replaced: Vec<Handle>,
-    ) {
+    pub(crate) fn submit(&self, token: u64, entries: Vec<(Handle, Name)>, objects: Vec<Handle>, replaced: Vec<Handle>) {
         // Fails only when the worker is gone, at the end of the mount: then nothing is cached any more.
         let _ = self.0.send(Job { token, entries, objects, replaced });
     }

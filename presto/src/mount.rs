@@ -90,14 +90,8 @@ pub fn run(options: Options) -> Result<(), MountError> {
     });
     let backing = Backing::default();
     let orphans = saver(subdirectory(&private, "conflicts")?, upcalls.clone())?;
-    let filter = Arc::new(Filter::new(
-        bottom,
-        options.host,
-        Journal::new(writer),
-        gate,
-        Box::new(backing.clone()),
-        orphans,
-    ));
+    let filter =
+        Arc::new(Filter::new(bottom, options.host, Journal::new(writer), gate, Box::new(backing.clone()), orphans));
     let fail = |source| MountError::Mount { path: options.mount.clone(), source };
     let mount = options.mount.canonicalize().map_err(fail)?;
     // The mount usually covers the store: nothing else is looked up by path from here on.
@@ -141,8 +135,7 @@ fn serve(
             tracing::warn!(%error, "the mount is busy; it is detached, and ends when it is not used any more");
         }
     })?;
-    let invalidations =
-        Invalidations::start(filter.clone(), kernel, upcalls.clone()).map_err(MountError::Session)?;
+    let invalidations = Invalidations::start(filter.clone(), kernel, upcalls.clone()).map_err(MountError::Session)?;
     let client = Client {
         socket: options.socket.clone(),
         fileset: options.fileset,
@@ -229,10 +222,7 @@ fn ring(filter: &Filter, upcalls: &Upcalls) {
 }
 
 /// Saves what was written to a replaced file below `.intermezzo/conflicts`, and tells Lento.
-fn saver(
-    conflicts: OwnedFd,
-    upcalls: Arc<Upcalls>,
-) -> Result<Box<dyn Fn(Replaced) + Send + Sync>, MountError> {
+fn saver(conflicts: OwnedFd, upcalls: Arc<Upcalls>) -> Result<Box<dyn Fn(Replaced) + Send + Sync>, MountError> {
     Ok(Box::new(move |replaced: Replaced| {
         let name = orphan_name(replaced.id);
         match save(&conflicts, &name, &replaced.file) {
@@ -306,8 +296,9 @@ fn lock(private: &OwnedFd) -> Result<nix::fcntl::Flock<File>, MountError> {
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
     let file = nix::fcntl::openat(private, "presto.lock", flags, Mode::from_bits_truncate(0o600))
         .map_err(|e| private_error("presto.lock", e.into()))?;
-    nix::fcntl::Flock::lock(File::from(file), nix::fcntl::FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, errno)| if errno == Errno::EWOULDBLOCK { MountError::Busy } else { private_error("presto.lock", errno.into()) })
+    nix::fcntl::Flock::lock(File::from(file), nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        if errno == Errno::EWOULDBLOCK { MountError::Busy } else { private_error("presto.lock", errno.into()) }
+    })
 }
 
 fn duplicate(fd: &OwnedFd) -> Result<OwnedFd, MountError> {

@@ -297,7 +297,9 @@ mod tests {
     #[test]
     fn signals_count_unless_blocked_or_ignored() {
         let status = |pnd: &str, shd: &str, blk: &str, ign: &str| {
-            format!("Name:\tcat\nState:\tD (disk sleep)\nSigPnd:\t{pnd}\nShdPnd:\t{shd}\nSigBlk:\t{blk}\nSigIgn:\t{ign}\n")
+            format!(
+                "Name:\tcat\nState:\tD (disk sleep)\nSigPnd:\t{pnd}\nShdPnd:\t{shd}\nSigBlk:\t{blk}\nSigIgn:\t{ign}\n"
+            )
         };
         assert!(!signal_is_due(&status("0", "0", "0", "0")));
         assert!(signal_is_due(&status("0", "0000000000000002", "0", "0")));

@@ -53,8 +53,9 @@ fn a_waiting_program_can_be_interrupted_and_killed() {
             }
             let pid = child.id();
             until("the program waits in the kernel", || {
-                fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|w| w.contains("fuse") || w.contains("request_wait"))
-                    || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") D ") )
+                fs::read_to_string(format!("/proc/{pid}/wchan"))
+                    .is_ok_and(|w| w.contains("fuse") || w.contains("request_wait"))
+                    || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") D "))
             });
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).expect("it is there");
             let start = Instant::now();

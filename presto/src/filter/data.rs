@@ -41,13 +41,7 @@ impl Filter {
     }
 
     /// `OPEN` for writing, or with `O_TRUNC`.
-    pub(crate) fn open_for_writing(
-        &self,
-        pass: &Pass<'_>,
-        caller: Caller,
-        node: u64,
-        flags: i32,
-    ) -> Result<Opened> {
+    pub(crate) fn open_for_writing(&self, pass: &Pass<'_>, caller: Caller, node: u64, flags: i32) -> Result<Opened> {
         let file = self.files.enter(self.handle(node));
         match self.prepare_writing(pass, caller, &file, flags) {
             Ok(backing) => Ok(Opened { file, backing }),

@@ -80,9 +80,11 @@ impl Filter {
         let mut target = vec![0; protocol::limits::SYMLINK_BYTES + 1];
         let empty = c_string(b"")?;
         // SAFETY: the buffer and its length belong together.
-        let length = check(unsafe {
-            libc::readlinkat(fd.as_raw_fd(), empty.as_ptr(), target.as_mut_ptr().cast(), target.len())
-        } as i64)?;
+        let length =
+            check(
+                unsafe { libc::readlinkat(fd.as_raw_fd(), empty.as_ptr(), target.as_mut_ptr().cast(), target.len()) }
+                    as i64,
+            )?;
         target.truncate(length as usize);
         if target.len() > protocol::limits::SYMLINK_BYTES {
             return Err(Errno::ENAMETOOLONG.into());

@@ -115,12 +115,8 @@ impl Filter {
         let dir = self.dir(parent)?;
         let checked = self.checked(&dir, name)?;
         let path = c_string(name)?;
-        let op = |number| Op::Create {
-            parent: dir.id,
-            name: checked,
-            id: ObjectId::new(self.host, number),
-            mode: new.mode,
-        };
+        let op =
+            |number| Op::Create { parent: dir.id, name: checked, id: ObjectId::new(self.host, number), mode: new.mode };
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let made = self.record(pass, caller, op, |number| {
             let file = {

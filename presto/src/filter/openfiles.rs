@@ -68,7 +68,10 @@ impl OpenFile {
     /// A descriptor of one's own.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd> {
         let file = self.file().ok_or(nix::errno::Errno::EBADF)?;
-        Ok(file.try_clone().map(OwnedFd::from).map_err(|e| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(5)))?)
+        Ok(file
+            .try_clone()
+            .map(OwnedFd::from)
+            .map_err(|e| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(5)))?)
     }
 
     /// Attributes were set, and logged as such: they do not count as a change of content.
@@ -108,10 +111,9 @@ impl OpenFiles {
     /// Counts one more handle of an inode.
     pub(crate) fn enter(&self, handle: Handle) -> Arc<OpenFile> {
         let mut table = self.table();
-        let slot = table.entry(handle.0).or_insert_with(|| Slot {
-            file: Arc::new(OpenFile { handle, state: Mutex::default() }),
-            opens: 0,
-        });
+        let slot = table
+            .entry(handle.0)
+            .or_insert_with(|| Slot { file: Arc::new(OpenFile { handle, state: Mutex::default() }), opens: 0 });
         slot.opens += 1;
         slot.file.clone()
     }

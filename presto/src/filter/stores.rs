@@ -83,13 +83,7 @@ impl Filter {
     }
 
     /// A file created by an open that does not write.
-    pub(super) fn store_created(
-        &self,
-        pass: &Pass<'_>,
-        caller: Caller,
-        opened: &Opened,
-        stat: &Stat,
-    ) -> Result<()> {
+    pub(super) fn store_created(&self, pass: &Pass<'_>, caller: Caller, opened: &Opened, stat: &Stat) -> Result<()> {
         let mut state = opened.file.state();
         if let Some(id) = state.id {
             self.store(pass, caller, id, stat)?;

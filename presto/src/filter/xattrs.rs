@@ -91,10 +91,15 @@ impl Filter {
         let open = self.files.get(handle);
         let was = stat_fd(&fd)?;
         let name = name.to_vec();
-        self.record(pass, caller, |_| Op::Removexattr { id, name }, |_| {
-            remove_xattr(XattrTarget::path_fd(&fd), &path)?;
-            Ok(((), DONE))
-        })?;
+        self.record(
+            pass,
+            caller,
+            |_| Op::Removexattr { id, name },
+            |_| {
+                remove_xattr(XattrTarget::path_fd(&fd), &path)?;
+                Ok(((), DONE))
+            },
+        )?;
         if let Some(file) = open {
             file.attributes_changed(&was, &stat_fd(&fd)?);
         }

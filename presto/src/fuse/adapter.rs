@@ -171,16 +171,7 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn mknod(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         let (name, new, rdev) = (name.as_bytes().to_vec(), NewMode { mode, umask }, reply::decode_device(rdev));
         let work = move |f: &Filter, pass: &Pass<'_>, caller| f.mknod(pass, caller, parent.0, &name, new, rdev);
         self.change(req, reply, work, reply::entry);
@@ -363,7 +354,8 @@ impl Filesystem for Adapter {
 
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let listed = self.filter.list(ino.0, offset, |listed: Listed<'_>, _| {
-            let node = if listed.is_dot() { ino.0 } else { self.filter.node_of(ino.0, listed.name).unwrap_or(listed.ino) };
+            let node =
+                if listed.is_dot() { ino.0 } else { self.filter.node_of(ino.0, listed.name).unwrap_or(listed.ino) };
             let name = OsStr::from_bytes(listed.name.to_bytes());
             reply.add(INodeNo(node), listed.next, listed_type(listed.kind), name)
         });

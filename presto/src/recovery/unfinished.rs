@@ -19,9 +19,7 @@ pub(super) fn verdict(tree: &mut Tree<'_>, op: &Op) -> Result<std::result::Resul
         | Op::Symlink { parent, name, id, .. }
         | Op::Mknod { parent, name, id, .. } => return created(tree, *parent, name, *id),
         Op::Link { id, parent, name } => names(tree, *parent, name)? == Some(*id),
-        Op::Unlink { parent, name, id } | Op::Rmdir { parent, name, id } => {
-            names(tree, *parent, name)? != Some(*id)
-        }
+        Op::Unlink { parent, name, id } | Op::Rmdir { parent, name, id } => names(tree, *parent, name)? != Some(*id),
         Op::Rename { id, parent, name, to_parent, to_name, exchange, .. } => {
             let there = names(tree, *to_parent, to_name)? == Some(*id);
             let still_here = names(tree, *parent, name)? == Some(*id);
@@ -43,12 +41,7 @@ fn names(tree: &mut Tree<'_>, parent: ObjectId, name: &Name) -> Result<Option<Ob
     Ok(tree.entry(&dir, name.as_bytes())?.and_then(|found| found.id))
 }
 
-fn created(
-    tree: &mut Tree<'_>,
-    parent: ObjectId,
-    name: &Name,
-    id: ObjectId,
-) -> Result<std::result::Result<Done, i32>> {
+fn created(tree: &mut Tree<'_>, parent: ObjectId, name: &Name, id: ObjectId) -> Result<std::result::Result<Done, i32>> {
     let Some(dir) = tree.directory(parent)? else { return Ok(Err(NEVER_HAPPENED)) };
     let Some(found) = tree.entry(&dir, name.as_bytes())? else { return Ok(Err(NEVER_HAPPENED)) };
     match found.id {

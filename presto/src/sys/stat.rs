@@ -109,9 +109,7 @@ pub(crate) fn set_times(fd: impl AsFd, atime: Option<Timestamp>, mtime: Option<T
     };
     let times = [spec(atime), spec(mtime)];
     // SAFETY: the array has two elements, as the call wants.
-    let result = unsafe {
-        libc::utimensat(fd.as_fd().as_raw_fd(), c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH)
-    };
+    let result = unsafe { libc::utimensat(fd.as_fd().as_raw_fd(), c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH) };
     check(result.into()).map(drop)
 }
 

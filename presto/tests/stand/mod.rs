@@ -32,18 +32,26 @@ pub struct Stand {
 impl Stand {
     /// Presto is mounted and knows Lento, which did not give the permit.
     pub fn new(arguments: &[&str]) -> Self {
+        Self::make(None, arguments)
+    }
+
+    /// The same, on a store elsewhere.
+    pub fn at(store: &Path, arguments: &[&str]) -> Self {
+        Self::make(Some(store.to_owned()), arguments)
+    }
+
+    fn make(store: Option<PathBuf>, arguments: &[&str]) -> Self {
         let tmp = tempfile::Builder::new().prefix("presto-test-").tempdir().expect("a temporary directory");
         let make = |name: &str| {
             let path = tmp.path().join(name);
             std::fs::create_dir(&path).expect("a directory in it");
             path
         };
-        let (store, mount) = (make("store"), make("mount"));
+        let (store, mount) = (store.unwrap_or_else(|| make("store")), make("mount"));
         let socket = tmp.path().join("socket");
         let listener = lento::listen_at(&socket);
         let arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
-        let mut stand =
-            Self { store, mount, socket, listener, presto: None, lento: None, arguments, _tmp: tmp };
+        let mut stand = Self { store, mount, socket, listener, presto: None, lento: None, arguments, _tmp: tmp };
         stand.start();
         stand
     }
