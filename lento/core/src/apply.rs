@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, VecDeque};
 const GROUP_RECORDS: usize = 8192;
 /// Attempts to fetch something that neither comes nor is explained by a record, before the trees are compared.
 const FRUITLESS_ROUNDS: u32 = 40;
+/// Rounds in vain after which the peer is asked for more records than its window allows.
+const ROUNDS_TO_SHIP_MORE: u32 = 2;
 
 /// What one peer shipped, and how far it is applied.
 #[derive(Debug, Clone, Default)]
@@ -33,8 +35,8 @@ pub(crate) struct Apply {
     fruitless: u32,
     /// Rounds of fetching for this group that ended in waiting.
     rounds: u32,
-    /// Shipments that the peer was asked for beyond the usual window.
-    allowed: usize,
+    /// How often the peer was asked to ship beyond the usual window for this group.
+    asked_more: u32,
     /// Why it does not go on, for people; empty if it does.
     pub(crate) stalled: String,
 }
@@ -52,6 +54,19 @@ enum Phase {
     Committing,
     /// Objects that the group needs are being fetched.
     FetchingMissing,
+}
+
+/// What became of a shipment that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It waits to be applied.
+    Queued,
+    /// It is applied already: the sender must have missed the acknowledgement, and gets it again.
+    Known,
+    /// It is queued already, or was sent, beyond a gap, before this host began anew: then it comes again.
+    Stale,
+    /// More was sent than the window allows.
+    TooMany,
 }
 
 /// What is to be done next.
@@ -91,15 +106,16 @@ impl Apply {
         matches!(self.phase, Phase::Staging | Phase::Committing | Phase::FetchingMissing)
     }
 
-    /// Queues a shipment. One that was received already is skipped, one that overlaps is taken (applying is
-    /// idempotent), and one beyond a gap was sent before this host began anew: it comes again. `false`: more was sent
-    /// than the window allows.
-    pub(crate) fn handle_shipment(&mut self, shipment: Shipment) -> bool {
+    /// Queues a shipment. One that overlaps with what was received is taken: applying is idempotent.
+    pub(crate) fn handle_shipment(&mut self, shipment: Shipment) -> Taken {
+        if shipment.upto <= self.applied {
+            return Taken::Known;
+        }
         if shipment.upto <= self.received || shipment.after > self.received {
-            return true;
+            return Taken::Stale;
         }
         if self.queue.len() > limits::SHIPMENTS_AHEAD + 2 * limits::SHIPMENTS_IN_FLIGHT {
-            return false;
+            return Taken::TooMany;
         }
         self.received = shipment.upto;
         self.queue.push_back(shipment);
@@ -107,7 +123,7 @@ impl Apply {
             self.phase = Phase::Idle;
             self.grow(usize::MAX);
         }
-        true
+        Taken::Queued
     }
 
     fn grow(&mut self, records: usize) {
@@ -151,6 +167,7 @@ impl Apply {
         }
         if self.staged.values().any(|as_of| *as_of > end) {
             // A version newer than the group: its record is on the way.
+            self.rounds = self.rounds.saturating_add(1);
             self.phase = Phase::Waiting { until_ms: now_ms + limits::CHANGED_RETRY_MS };
             return None;
         }
@@ -183,7 +200,7 @@ impl Apply {
                 StageResult::Changed => wait = wait.max(Some(self.pause())),
                 StageResult::Gone => {
                     gone = true;
-                    wait = wait.max(Some(self.pause()));
+                    wait = wait.max(Some(limits::CHANGED_RETRY_MS));
                 }
                 StageResult::NoSpace => {
                     wait = wait.max(Some(limits::NO_SPACE_RETRY_MS));
@@ -248,7 +265,7 @@ impl Apply {
                 self.stalled.clear();
                 self.fruitless = 0;
                 self.rounds = 0;
-                self.allowed = 0;
+                self.asked_more = 0;
             }
             CommitResult::NoSpace => {
                 self.stalled = "no space left on the disk of the store".into();
@@ -286,12 +303,11 @@ impl Apply {
         self.phase == Phase::FetchingMissing
     }
 
-    /// Whether only later records can help, and the window may keep them back; told once for a full window.
+    /// Whether only later records seem to help, and the window may keep them back: told once every few rounds.
     pub(crate) fn poll_ship_more(&mut self) -> bool {
-        let full = self.queue.len() >= limits::SHIPMENTS_IN_FLIGHT + self.allowed;
-        let stuck = matches!(self.phase, Phase::Waiting { .. }) && self.group == self.queue.len() && full;
-        if stuck && self.allowed < limits::SHIPMENTS_AHEAD {
-            self.allowed += limits::SHIPMENTS_IN_FLIGHT;
+        let stuck = matches!(self.phase, Phase::Waiting { .. }) && self.group == self.queue.len();
+        if stuck && self.rounds / ROUNDS_TO_SHIP_MORE > self.asked_more {
+            self.asked_more += 1;
             return true;
         }
         false

@@ -1,5 +1,6 @@
 //! The request dispatcher: every event of a host goes in here, to the file set and the peer that it concerns.
 
+use crate::apply::Taken;
 use crate::connector::Connector;
 use crate::event::PrestoEvent;
 use crate::fileset::{Absorbing, FileSet};
@@ -223,12 +224,13 @@ impl Engine {
             Message::Applied { fileset, applied, durable } => {
                 let mut sane = true;
                 self.with(fileset, |set, _| {
+                    let end = set.history_end();
                     if let Some(link) = set.links.get_mut(&from) {
-                        sane = link.ship.handle_applied(applied, durable);
+                        sane = link.ship.handle_applied(applied, durable, end);
                     }
                 });
                 if !sane {
-                    self.disconnect(from, "it acknowledged as durable what it had not applied");
+                    self.disconnect(from, "it acknowledged what it cannot have");
                 }
             }
             Message::ShipMore { fileset } => self.with(fileset, |set, _| {
@@ -256,12 +258,18 @@ impl Engine {
 
     fn handle_shipment(&mut self, from: HostId, shipment: Shipment) {
         let mut sane = true;
-        self.with(shipment.fileset, |set, _| {
+        self.with(shipment.fileset, |set, out| {
             let holder = set.is_holder();
-            if let Some(link) = set.links.get_mut(&from) {
-                // A replicator ships what it wrote itself; only the holder forwards what others wrote.
-                sane = !(holder && !shipment.records.is_empty() && shipment.writer != from)
-                    && (link.copy != Copying::Not || link.apply.handle_shipment(shipment));
+            let Some(link) = set.links.get_mut(&from) else { return };
+            // A replicator ships what it wrote itself; only the holder forwards what others wrote.
+            if holder && !shipment.records.is_empty() && shipment.writer != from {
+                sane = false;
+            } else if link.copy == Copying::Not {
+                match link.apply.handle_shipment(shipment) {
+                    Taken::Queued | Taken::Stale => {}
+                    Taken::Known => set.tell_applied(from, out),
+                    Taken::TooMany => sane = false,
+                }
             }
         });
         if !sane {

@@ -54,14 +54,6 @@ impl Ship {
         self.state != State::Closed
     }
 
-    /// How far everything was sent.
-    pub(crate) fn sent(&self) -> Option<Position> {
-        match self.state {
-            State::Closed => None,
-            State::Open { sent } | State::Reading { sent, .. } | State::Idle { sent } => Some(sent),
-        }
-    }
-
     /// The history may have grown.
     pub(crate) fn handle_growth(&mut self) {
         self.state = match self.state {
@@ -111,7 +103,7 @@ impl Ship {
 
     /// The peer needs later records to commit what it has.
     pub(crate) fn handle_ship_more(&mut self) {
-        self.extra = (self.extra + limits::SHIPMENTS_IN_FLIGHT).min(limits::SHIPMENTS_AHEAD);
+        self.extra = (2 * self.extra).max(limits::SHIPMENTS_IN_FLIGHT).min(limits::SHIPMENTS_AHEAD);
     }
 
     /// The read failed: it is tried again when the history grows or the peer acknowledges something.
@@ -121,19 +113,28 @@ impl Ship {
         }
     }
 
-    /// The peer acknowledged. Returns whether what it says is possible. What it says of more than was sent was said
-    /// before this host began anew, and will be said again.
-    pub(crate) fn handle_applied(&mut self, applied: Position, durable: Position) -> bool {
+    /// The peer acknowledged. It may have applied more than was sent on this connection: then that need not be sent.
+    /// `end` is where the history ends here. Returns whether what it says is possible.
+    pub(crate) fn handle_applied(&mut self, applied: Position, durable: Position, end: Position) -> bool {
         if durable > applied {
             return false;
         }
-        if self.sent().is_none_or(|sent| applied > sent) {
+        if applied > end {
+            // It has what this host lost with the power: the trees will be compared.
             return true;
         }
+        self.state = match self.state {
+            State::Open { sent } | State::Idle { sent } if applied > sent => State::Open { sent: applied },
+            // The answer to the read does not fit any more, and is dropped.
+            State::Reading { sent, .. } if applied > sent => State::Open { sent: applied },
+            other => other,
+        };
         self.acked = self.acked.max(applied);
         self.durable = self.durable.max(durable);
         while self.in_flight.front().is_some_and(|end| *end <= applied) {
             self.in_flight.pop_front();
+        }
+        if self.in_flight.is_empty() {
             self.extra = 0;
         }
         true
@@ -160,7 +161,7 @@ mod tests {
             sent = at(n);
         }
         assert_eq!(ship.poll_read(Position::START), None);
-        assert!(ship.handle_applied(at(1), Position::START));
+        assert!(ship.handle_applied(at(1), Position::START, at(99)));
         assert_eq!(ship.poll_read(Position::START), Some(sent));
     }
 
@@ -192,8 +193,18 @@ mod tests {
     fn an_impossible_acknowledgement_is_noticed() {
         let mut ship = Ship::default();
         ship.open(at(5));
-        assert!(!ship.handle_applied(at(4), at(5)));
-        assert!(ship.handle_applied(at(6), at(5)));
-        assert_eq!((ship.acked, ship.durable), (at(5), Position::START), "it was not sent, so it is not acknowledged");
+        assert!(!ship.handle_applied(at(4), at(5), at(9)));
+        assert!(ship.handle_applied(at(10), at(5), at(9)));
+        assert_eq!((ship.acked, ship.durable), (at(5), Position::START));
+    }
+
+    #[test]
+    fn what_the_peer_has_from_an_earlier_connection_is_not_sent_again() {
+        let mut ship = Ship::default();
+        ship.open(at(5));
+        assert_eq!(ship.poll_read(at(9)), Some(at(5)));
+        assert!(ship.handle_applied(at(8), at(5), at(9)));
+        assert!(!ship.handle_read(at(5)));
+        assert_eq!(ship.poll_read(at(9)), Some(at(8)));
     }
 }

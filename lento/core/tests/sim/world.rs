@@ -592,11 +592,15 @@ impl World {
     pub(crate) fn check_at_rest(&self) {
         let first = &self.hosts[0].model;
         for host in &self.hosts[1..] {
+            let differs = |id: &&ObjectId| host.model.tree.get(*id) != first.tree.get(*id);
+            let one = host.model.tree.keys().chain(first.tree.keys()).find(differs);
             let status = |h: &Host| h.engine.as_ref().and_then(|e| e.status(self.fileset));
             assert!(
-                host.model.tree == first.tree,
-                "host {} differs from the holder at rest: {:#?}\n{:#?}",
+                one.is_none(),
+                "host {} differs from the holder at rest in {one:?}: {:?} there {:?} {:#?} {:#?}",
                 host.id,
+                one.and_then(|id| host.model.tree.get(id)),
+                one.and_then(|id| first.tree.get(id)),
                 status(host),
                 status(&self.hosts[0])
             );
