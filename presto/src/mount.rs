@@ -124,17 +124,8 @@ fn serve(
     backing.mounted(device(&session)?);
     let kernel = Kernel { notifier: session.notifier(), device: device(&session)? };
     let ending = Arc::new(AtomicBool::new(false));
-    let mut session = session;
-    let mut unmounter = session.unmount_callable();
-    start("signals", move || {
-        match signals.wait() {
-            Ok(signal) => tracing::info!(%signal, "unmounting"),
-            Err(error) => tracing::error!(%error, "cannot wait for signals"),
-        }
-        if let Err(error) = unmounter.unmount() {
-            tracing::warn!(%error, "the mount is busy; it is detached, and ends when it is not used any more");
-        }
-    })?;
+    let mount = options.mount.clone();
+    start("signals", move || unmount_on_signal(&signals, &mount))?;
     let invalidations = Invalidations::start(filter.clone(), kernel, upcalls.clone()).map_err(MountError::Session)?;
     let client = Client {
         socket: options.socket.clone(),
@@ -159,6 +150,29 @@ fn serve(
     ending.store(true, Ordering::Release);
     finish(filter);
     ended.map_err(MountError::Session)
+}
+
+/// Unmounts at the first signal; if the mount is in use it disappears from the tree, and ends with its last use, or at
+/// the second signal.
+fn unmount_on_signal(signals: &SigSet, mount: &Path) {
+    use nix::mount::{MntFlags, umount2};
+    for flags in [MntFlags::UMOUNT_NOFOLLOW, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH] {
+        match signals.wait() {
+            Ok(signal) => tracing::info!(%signal, mount = %mount.display(), "unmounting"),
+            Err(error) => return tracing::error!(%error, "cannot wait for signals"),
+        }
+        match umount2(mount, flags) {
+            Err(Errno::EBUSY) => {
+                tracing::warn!("the mount is in use; it is detached, and ends when it is not used any more");
+                if let Err(error) = umount2(mount, MntFlags::MNT_DETACH) {
+                    tracing::error!(%error, "the mount cannot be detached");
+                }
+            }
+            // Detached before: who still uses it loses it now.
+            Err(_) => std::process::exit(1),
+            Ok(()) => {}
+        }
+    }
 }
 
 /// After the unmount: stores that are due are appended if the permit is here, all else is refused.

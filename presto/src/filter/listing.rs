@@ -47,8 +47,9 @@ impl Filter {
         loop {
             let length = {
                 let _reading = dir.reading.lock().unwrap_or_else(PoisonError::into_inner);
-                // SAFETY: plain integers; then a buffer with its length.
+                // SAFETY: plain integers.
                 check(unsafe { libc::lseek(fd, position, libc::SEEK_SET) })?;
+                // SAFETY: the buffer and its length belong together.
                 check(unsafe { libc::syscall(libc::SYS_getdents64, fd, buffer.as_mut_ptr(), buffer.len()) })? as usize
             };
             if length == 0 {

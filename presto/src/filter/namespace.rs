@@ -160,14 +160,10 @@ impl Filter {
         let id = self.id_of_path(&fd, handle)?;
         let op = |_| Op::Link { id, parent: dir.id, name };
         self.record(pass, caller, op, |_| {
+            let (from, to) = (fd.as_raw_fd(), dir.as_fd().as_raw_fd());
             // SAFETY: both paths are valid for the call.
-            check(
-                unsafe {
-                    let (from, to) = (fd.as_raw_fd(), dir.as_fd().as_raw_fd());
-                    libc::linkat(from, c"".as_ptr(), to, path.as_ptr(), libc::AT_EMPTY_PATH)
-                }
-                .into(),
-            )?;
+            let linked = unsafe { libc::linkat(from, c"".as_ptr(), to, path.as_ptr(), libc::AT_EMPTY_PATH) };
+            check(linked.into())?;
             let stat = stat_fd(&fd)?;
             Ok((Entry { node, stat }, Done { handle: None, attr: Some(stat.attr()) }))
         })

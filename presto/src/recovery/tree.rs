@@ -25,6 +25,9 @@ pub(super) struct Found {
     pub(super) id: Option<ObjectId>,
 }
 
+/// Is told of each object: its directory, open and by id, its name there, and what it is.
+pub(super) type Visit<'v> = dyn FnMut((&OwnedFd, ObjectId), &Name, &Found) -> Result<()> + 'v;
+
 /// The tree.
 pub(super) struct Tree<'a> {
     pub(super) bottom: &'a Bottom,
@@ -99,11 +102,7 @@ impl<'a> Tree<'a> {
 
     /// Visits every object but the root, directories before what is in them, with the directory (open, and its id) and
     /// the name that it was found under. With `files` false only directories.
-    pub(super) fn walk(
-        &self,
-        files: bool,
-        visit: &mut dyn FnMut((&OwnedFd, ObjectId), &Name, &Found) -> Result<()>,
-    ) -> Result<()> {
+    pub(super) fn walk(&self, files: bool, visit: &mut Visit<'_>) -> Result<()> {
         // By handle, not by descriptor: as deep and wide as the tree may be, one directory is open at a time.
         let mut todo = vec![(self.bottom.root_handle, ObjectId::ROOT)];
         while let Some((handle, id)) = todo.pop() {
