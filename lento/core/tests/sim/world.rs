@@ -54,6 +54,8 @@ pub(crate) struct World {
     /// For each object: the newest content that was made durable by its writer.
     durable: BTreeMap<ObjectId, u64>,
     unlinked: BTreeSet<ObjectId>,
+    /// Who wrote each content.
+    writers: BTreeMap<u64, usize>,
     token: u64,
     /// Tells every event and action on standard error: `INTERMEZZO_TRACE=1`, with one seed.
     trace: bool,
@@ -80,6 +82,7 @@ impl World {
             last: None,
             durable: BTreeMap::new(),
             unlinked: BTreeSet::new(),
+            writers: BTreeMap::new(),
             token: 0,
             trace: std::env::var_os("INTERMEZZO_TRACE").is_some(),
             counts: BTreeMap::new(),
@@ -413,9 +416,9 @@ impl World {
 
     fn sync(&mut self, host: usize) {
         self.hosts[host].synced = self.hosts[host].model.clone();
-        let mine = self.hosts[host].id;
+        // Durable is what its writer had synced; a copy elsewhere may be rolled back with a holder that lost power.
         for (id, object) in &self.hosts[host].model.tree {
-            if self.hosts[host].model.as_of.contains_key(id) && id.host == mine {
+            if self.writers.get(&object.token) == Some(&host) {
                 let token = self.durable.entry(*id).or_default();
                 *token = (*token).max(object.token);
             }
@@ -510,6 +513,7 @@ impl World {
             }
         };
         let token = self.token;
+        self.writers.insert(token, host);
         let position = self.hosts[host].model.write(me, epoch, op, token);
         let digest = self.hosts[host].model.digest();
         self.truth.insert(position, digest);
