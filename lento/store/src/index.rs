@@ -23,7 +23,7 @@ CREATE TABLE applied (
   writer INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, number INTEGER NOT NULL,
   durable_epoch INTEGER NOT NULL, durable_number INTEGER NOT NULL);
 CREATE TABLE copy (host INTEGER NOT NULL, counter INTEGER NOT NULL, staged BLOB NOT NULL, secs INTEGER NOT NULL,
-  nanos INTEGER NOT NULL, PRIMARY KEY (host, counter)) WITHOUT ROWID;
+  nanos INTEGER NOT NULL, start INTEGER NOT NULL, PRIMARY KEY (host, counter)) WITHOUT ROWID;
 ";
 
 /// The version of a file's content that the history tells of: it may be served while the file's size and mtime are
@@ -49,6 +49,18 @@ pub(crate) struct Row {
     pub(crate) version: Option<KnownVersion>,
     /// A directory entry that named it when last heard of: a hint.
     pub(crate) place: Option<(ObjectId, Name)>,
+}
+
+/// A copy of a staged content into the inode of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Copy {
+    pub(crate) id: ObjectId,
+    /// The file in the staging directory.
+    pub(crate) staged: Name,
+    /// The time of modification that the object has afterwards.
+    pub(crate) mtime: Timestamp,
+    /// What is before it in the inode stays.
+    pub(crate) start: u64,
 }
 
 /// One permit epoch of which records are known.
@@ -241,10 +253,17 @@ impl Index {
         Ok(())
     }
 
-    /// Notes that the content of `id` is about to be copied from a staged file into its inode.
-    pub(crate) fn put_copy(&self, id: ObjectId, staged: &Name, mtime: Timestamp) -> Result<(), StoreError> {
-        let mut insert = self.db.prepare_cached("INSERT OR REPLACE INTO copy VALUES (?1,?2,?3,?4,?5)")?;
-        insert.execute(params![id.host.get(), signed(id.counter), staged.as_bytes(), mtime.secs, mtime.nanos])?;
+    /// Notes that the content of an object is about to be copied from a staged file into its inode.
+    pub(crate) fn put_copy(&self, copy: &Copy) -> Result<(), StoreError> {
+        let mut insert = self.db.prepare_cached("INSERT OR REPLACE INTO copy VALUES (?1,?2,?3,?4,?5,?6)")?;
+        insert.execute(params![
+            copy.id.host.get(),
+            signed(copy.id.counter),
+            copy.staged.as_bytes(),
+            copy.mtime.secs,
+            copy.mtime.nanos,
+            signed(copy.start)
+        ])?;
         Ok(())
     }
 
@@ -255,13 +274,16 @@ impl Index {
     }
 
     /// The copies that were begun and not finished.
-    pub(crate) fn copies(&self) -> Result<Vec<(ObjectId, Name, Timestamp)>, StoreError> {
-        let mut query = self.db.prepare_cached("SELECT host, counter, staged, secs, nanos FROM copy")?;
+    pub(crate) fn copies(&self) -> Result<Vec<Copy>, StoreError> {
+        let mut query = self.db.prepare_cached("SELECT host, counter, staged, secs, nanos, start FROM copy")?;
         let rows = query.query_map([], |row| {
             let staged: Vec<u8> = row.get(2)?;
-            let name = Name::new(&staged).map_err(|why| conversion(2, why))?;
-            let mtime = Timestamp { secs: row.get(3)?, nanos: row.get(4)? };
-            Ok((ObjectId::new(read_host(row, 0)?, unsigned(row.get(1)?)), name, mtime))
+            Ok(Copy {
+                id: ObjectId::new(read_host(row, 0)?, unsigned(row.get(1)?)),
+                staged: Name::new(&staged).map_err(|why| conversion(2, why))?,
+                mtime: Timestamp { secs: row.get(3)?, nanos: row.get(4)? },
+                start: unsigned(row.get(5)?),
+            })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }

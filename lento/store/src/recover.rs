@@ -3,16 +3,17 @@
 use crate::bottom::{c_name, open_name};
 use crate::commit::copy_content;
 use crate::error::StoreError;
+use crate::index::Copy;
 use crate::store::{Store, lock};
 use crate::sys;
 use nix::fcntl::OFlag;
 use std::os::fd::AsFd;
 
 impl Store {
-    /// Copies of content into inodes with several names that were begun are made again from their staged files.
+    /// Copies of content into inodes that were begun are made again from their staged files.
     pub(crate) fn recover(&self) -> Result<(), StoreError> {
         let writer = lock(&self.writer);
-        for (id, staged, mtime) in writer.index.copies()? {
+        for Copy { id, staged, mtime, start } in writer.index.copies()? {
             let what = || StoreError::io(format!("finishing the copy of the content of object {id}"));
             let row = writer.index.object(id)?;
             let object = match &row {
@@ -23,7 +24,7 @@ impl Store {
                 (Some(object), Ok(staged)) => {
                     let handle = self.bottom.handle(object.as_fd()).map_err(what())?;
                     let target = self.bottom.open(handle, OFlag::O_WRONLY).map_err(what())?;
-                    copy_content(staged.as_fd(), target.as_fd()).map_err(what())?;
+                    copy_content(staged.as_fd(), target.as_fd(), start).map_err(what())?;
                     sys::set_mtime(target.as_fd(), mtime).map_err(what())?;
                 }
                 (None, _) => {}

@@ -12,6 +12,9 @@ pub struct StagedFile {
     pub size: u64,
     /// BLAKE3 of its bytes.
     pub hash: [u8; 32],
+    /// Where its bytes begin: what is before is a hole, and stays as it is in the version that is here, which has just
+    /// that size. 0 if the content is whole.
+    pub start: u64,
 }
 
 /// The contents for one commit, by the object that they belong to. Each file was created by Lento with mode 0600,

@@ -320,12 +320,25 @@ fn a_file_with_several_names_keeps_its_inode_and_an_interrupted_copy_is_finished
     let Side { home, root, store } = replica;
     drop(store);
     let index = rusqlite::Connection::open(home.path().join("index")).unwrap();
-    let row = (id.host.get(), id.counter as i64, staged.name.as_bytes(), 5, 6);
-    index.execute("INSERT INTO copy VALUES (?1,?2,?3,?4,?5)", row).unwrap();
+    let row = (id.host.get(), id.counter as i64, staged.name.as_bytes(), 5, 6, 0);
+    index.execute("INSERT INTO copy VALUES (?1,?2,?3,?4,?5,?6)", row).unwrap();
     drop(index);
     fs::write(root.join("one"), "thi").unwrap();
     let store = Store::open(bottom(&root), config(home.path(), 2)).unwrap();
     assert_eq!(fs::read(root.join("two")).unwrap(), b"third");
+
+    // And in the middle of one that appends.
+    let replica = Side { home, root, store };
+    let staged = stage(&replica, id, b"\0\0\0\0\0 and more");
+    let Side { home, root, store } = replica;
+    drop(store);
+    let index = rusqlite::Connection::open(home.path().join("index")).unwrap();
+    let row = (id.host.get(), id.counter as i64, staged.name.as_bytes(), 7, 8, 5);
+    index.execute("INSERT INTO copy VALUES (?1,?2,?3,?4,?5,?6)", row).unwrap();
+    drop(index);
+    fs::write(root.join("one"), "third and").unwrap();
+    let store = Store::open(bottom(&root), config(home.path(), 2)).unwrap();
+    assert_eq!(fs::read(root.join("two")).unwrap(), b"third and more");
     drop(store);
 }
 

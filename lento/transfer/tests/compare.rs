@@ -405,6 +405,21 @@ fn hard_links_of_a_changed_file_stay_linked() {
     assert_eq!(fs::metadata(to.path("a/small")).expect("it is there").ino(), inode);
 }
 
+#[test]
+fn a_large_file_is_appended_to_in_place() {
+    let source = Side::adopt(1, |root| fs::write(root.join("log"), noise(9 << 20, 1)).expect("it is written"));
+    let to = Side::create(2);
+    compare(&source, &to);
+    let inode = fs::metadata(to.path("log")).expect("it is there").ino();
+    let source = source.adopt_again(|root| {
+        let mut file = File::options().append(true).open(root.join("log")).expect("it is there");
+        std::io::Write::write_all(&mut file, &noise(1 << 20, 2)).expect("it is written");
+    });
+    let report = compare(&source, &to);
+    assert_eq!((report.fetched, &report.kept[..]), (1, &[][..]));
+    assert_eq!(fs::metadata(to.path("log")).expect("it is there").ino(), inode);
+}
+
 /// One random change of a tree; numbers choose names.
 #[derive(Debug, Clone)]
 enum Change {

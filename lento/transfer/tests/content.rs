@@ -19,7 +19,10 @@ fn fetch_same(source: &Side, to: &Side, path: &str) -> usize {
     let [(got, Fetched::Staged { file, .. })] = &results[..] else { panic!("{results:?}") };
     assert_eq!(*got, id);
     let content = fs::read(source.path(path)).expect("it is there");
-    assert!(fs::read(to.staged(&file.name)).expect("it is staged") == content);
+    let staged = fs::read(to.staged(&file.name)).expect("it is staged");
+    // What is appended in place has a hole before it.
+    let start = file.start as usize;
+    assert!(staged.len() == content.len() && staged[start..] == content[start..]);
     assert_eq!((file.size, file.hash), (content.len() as u64, blake3::hash(&content).into()));
     wire
 }
@@ -92,6 +95,48 @@ fn an_append_costs_what_was_appended() {
     let source = one_file(&content);
     let wire = fetch_same(&source, &to, "f");
     assert!((MIB..MIB + 2000).contains(&wire), "{wire}");
+    let (results, _) = transfer(&source, &to, &[source.id("f")]);
+    let [(_, Fetched::Staged { file, .. })] = &results[..] else { panic!("{results:?}") };
+    assert_eq!(file.start, 8 * MIB as u64, "what is here is not copied");
+}
+
+#[test]
+fn a_smaller_file_is_not_appended_to_in_place() {
+    let mut content = noise(2 * MIB, 1);
+    let to = one_file(&content);
+    content.extend(noise(1000, 2));
+    let source = one_file(&content);
+    assert!(fetch_same(&source, &to, "f") < 3000);
+    let (results, _) = transfer(&source, &to, &[source.id("f")]);
+    assert!(matches!(&results[..], [(_, Fetched::Staged { file, .. })] if file.start == 0));
+}
+
+#[test]
+fn what_changed_here_since_it_was_offered_is_not_appended_to() {
+    let mut content = noise(8 * MIB, 1);
+    let to = one_file(&content);
+    content.extend(noise(MIB, 2));
+    let source = one_file(&content);
+    let id = source.id("f");
+    // Its hash is remembered, so that it is hashed while the source answers.
+    transfer(&source, &to, &[id]);
+    let mut receiver = Receiver::new(to.store.clone(), vec![id]);
+    overwrite(&to.path("f"), 100, b"changed behind the index, and its time was set back");
+    let mtime = source_time(&to, id);
+    File::open(to.path("f")).and_then(|f| f.set_modified(mtime)).expect("it is ours");
+    while let Some(wanted) = receiver.next_round().expect("the source answers") {
+        served(&source, &wanted).iter().for_each(|body| receiver.take(body).expect("the source is honest"));
+    }
+    let results = receiver.finish();
+    let [(_, Fetched::Staged { file, .. })] = &results[..] else { panic!("{results:?}") };
+    assert_eq!(file.start, 0);
+    assert!(fs::read(to.staged(&file.name)).expect("it is staged") == content);
+}
+
+/// The time that the index has of a file.
+fn source_time(side: &Side, id: ObjectId) -> std::time::SystemTime {
+    let version = side.store.version(id).expect("it is read").expect("it is a file");
+    std::time::UNIX_EPOCH + std::time::Duration::new(version.mtime.secs as u64, version.mtime.nanos)
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::Commit;
 use super::dirs::Dir;
 use crate::bottom::{c_name, open_name};
 use crate::error::{CommitError, StoreError};
+use crate::index::Copy;
 use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, copy_file_range, fallocate, renameat};
@@ -52,6 +53,11 @@ impl Commit<'_> {
         {
             place = Some((parent, dir, name));
         }
+        let start = self.staged.get(id).map_or(0, |file| file.start);
+        if start > 0 && !self.goes_on_from(id, old.as_fd(), start)? {
+            return Err(CommitError::NotStaged(vec![id]));
+        }
+        let place = place.filter(|_| start == 0);
         let Some((parent, dir, name)) = place else { return self.copy_into(id, &staged, handle, at) };
         self.outfit(id, staged.as_fd(), at, true)?;
         self.keeping_mtime(Some(parent), dir.fd.as_fd(), |commit| {
@@ -64,7 +70,20 @@ impl Commit<'_> {
         self.consume(id)
     }
 
-    /// Copies the staged content into the inode, whose other names must go on naming it. A crash in the middle is made
+    /// Whether the staged content goes on from the version that is here, or that was begun to be appended to.
+    fn goes_on_from(&mut self, id: ObjectId, old: BorrowedFd<'_>, start: u64) -> Result<bool, CommitError> {
+        let attr = self.attr(old)?;
+        let version = self.rows.get(id)?.and_then(|row| row.version);
+        if version.is_some_and(|version| (version.size, version.mtime) == (attr.size, attr.mtime)) && attr.size == start
+        {
+            return Ok(true);
+        }
+        let staged = self.staged.get(id).map(|file| &file.name);
+        Ok(self.index.copies()?.iter().any(|copy| copy.id == id && Some(&copy.staged) == staged))
+    }
+
+    /// Copies the staged content into the inode: other names must go on naming it, or it is just appended to (a large
+    /// file is not written anew for a few bytes; what readers may see half of is the end of it). A crash in the middle is made
     /// good when the store is opened again: the intent is in the index, durably, first.
     fn copy_into(
         &mut self,
@@ -74,14 +93,13 @@ impl Commit<'_> {
         at: Position,
     ) -> Result<(), CommitError> {
         let Some(settled) = self.group.settled.get(&id).copied() else { return Ok(()) };
-        if let Some(file) = self.staged.get(id) {
-            let mtime = settled.attr.mtime;
-            self.index.transaction(true, |index| index.put_copy(id, &file.name, mtime))?;
-        }
+        let Some(file) = self.staged.get(id) else { return Ok(()) };
+        let copy = Copy { id, staged: file.name.clone(), mtime: settled.attr.mtime, start: file.start };
+        self.index.transaction(true, |index| index.put_copy(&copy))?;
         self.copied.push(id);
-        let what = || format!("copying the content of object {id}, which has several names");
+        let what = || format!("copying the content of object {id} into its inode");
         let target = self.store.bottom.open(handle, OFlag::O_WRONLY).map_err(StoreError::io(what()))?;
-        copy_content(staged.as_fd(), target.as_fd()).map_err(StoreError::io(what()))?;
+        copy_content(staged.as_fd(), target.as_fd(), copy.start).map_err(StoreError::io(what()))?;
         self.outfit(id, target.as_fd(), at, false)?;
         self.dressed.insert(id);
         self.invalidate.objects.push(handle);
@@ -117,10 +135,10 @@ impl Commit<'_> {
     }
 }
 
-/// Makes the content of `to` that of `from`, holes included, and makes it durable.
-pub(crate) fn copy_content(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+/// Makes the content of `to` from `start` on that of `from`, holes included, and makes it durable.
+pub(crate) fn copy_content(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64) -> io::Result<()> {
     let end = nix::sys::stat::fstat(from)?.st_size;
-    let mut at = 0;
+    let mut at = start.try_into().unwrap_or(end);
     while at < end {
         let data = match lseek(from, at, Whence::SeekData) {
             Ok(data) => data,

@@ -220,6 +220,10 @@ impl Commit<'_> {
         at: Position,
     ) -> Result<(OwnedFd, std::ffi::CString), CommitError> {
         let staged = match new {
+            // Bytes that go on from a version that is not here.
+            New::File if self.staged.get(id).is_some_and(|file| file.start > 0) => {
+                return Err(CommitError::NotStaged(vec![id]));
+            }
             New::File => self.open_staged(id)?,
             _ => None,
         };

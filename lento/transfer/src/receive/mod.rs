@@ -1,5 +1,6 @@
 //! Receives the content of objects into the staging directory.
 
+mod offer;
 mod part;
 mod round;
 mod staging;

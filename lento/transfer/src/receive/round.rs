@@ -1,13 +1,12 @@
 //! [`Receiver`]: asks for contents in rounds, and takes the answers.
 
 use super::{
+    offer::{Ask, Offer},
     part::{Inflate, Part, PartError},
-    staging::{self, Growing, LARGE},
+    staging::{self, Growing, LARGE, OldHash},
 };
 use crate::{
-    delta,
     error::{Fault, TransferError},
-    io::hash_prefix,
     wire::Item,
 };
 use lento_store::{StagedFile, Store};
@@ -46,6 +45,8 @@ pub enum Fetched {
 const FSYNC_FILES: usize = 8;
 /// Bytes that a request's list may take, so that it fits a packet with what is around it.
 const ROUND_BYTES: usize = limits::PACKET_BODY_BYTES - 16 * 1024;
+/// A file is appended to in place if what is added is at most one part in so many of what is there.
+const APPENDED_PART: u64 = 4;
 const MORE_THAN_NOTHING: PartError = PartError::Misbehaved("it sent bytes of a file that is the same");
 /// What one wanted object takes at most in a request, but for a signature.
 const WANTED_BYTES: usize = 64;
@@ -57,18 +58,18 @@ const WANTED_BYTES: usize = 64;
 /// in the middle when a connection is lost. What was received of a large file until then is kept, and another `Receiver`
 /// goes on from there.
 pub struct Receiver {
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     slots: Vec<Slot>,
     /// What is still to be asked for.
     queue: VecDeque<(usize, Ask)>,
     /// What was asked for in this round, and how many of it were answered.
-    round: Vec<(usize, Offer)>,
+    pub(super) round: Vec<(usize, Offer)>,
     answered: usize,
     open: Option<Open>,
     inflate: Inflate,
     bytes: u64,
     /// Whether what is here is offered however small it is, and not copied if it is the same.
-    comparing: bool,
+    pub(super) comparing: bool,
 }
 
 struct Slot {
@@ -76,32 +77,13 @@ struct Slot {
     result: Option<Fetched>,
 }
 
-/// How an object is to be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ask {
-    /// With whatever is here.
-    First,
-    /// With a signature of the version that is here.
-    Signature,
-    /// Whole.
-    Whole,
-}
-
-/// What the peer was told that is here.
-enum Offer {
-    Nothing,
-    /// An interrupted transfer, its length and the hash of it so far.
-    Part(Growing, u64, Box<blake3::Hasher>),
-    /// The first bytes of the old version: all of it.
-    Old(u64, [u8; 32]),
-    Signature,
-}
-
 /// The large file that is being received.
 struct Open {
     state: State,
     /// Whether it is made of what is here, too: a wrong hash is not the peer's fault then.
     mixed: bool,
+    /// Where it begins, if it is to be appended to what is here.
+    start: u64,
 }
 
 enum State {
@@ -171,40 +153,7 @@ impl Receiver {
         Ok(if wanted.is_empty() { None } else { Some(wanted) })
     }
 
-    /// How to ask for one object; `None` if that takes more than `room` bytes.
-    fn offer(&self, id: ObjectId, ask: Ask, room: usize) -> Option<(Have, Offer)> {
-        let nothing = Some((Have::Nothing, Offer::Nothing));
-        if ask == Ask::First
-            && let Ok(Some((part, size))) = Growing::resumable(self.staging(), id)
-        {
-            let mut hasher = Box::new(blake3::Hasher::new());
-            if part.file().is_ok_and(|file| hash_prefix(&file, size, &mut hasher).unwrap_or(false)) {
-                let hash = hasher.finalize().into();
-                return Some((Have::Prefix { size, hash }, Offer::Part(part, size, hasher)));
-            }
-            part.give_up(self.staging(), false);
-        }
-        if ask == Ask::Whole {
-            return nothing;
-        }
-        let least = if self.comparing { 1 } else { LARGE };
-        let Some((old, mtime)) = staging::old_version(&self.store, id, least) else { return nothing };
-        if ask == Ask::First {
-            return match staging::hash_of_old(&self.store, id, &old, mtime) {
-                Some(hash) => Some((Have::Prefix { size: old.size, hash }, Offer::Old(old.size, hash))),
-                None => nothing,
-            };
-        }
-        if delta::signature_bytes(old.size)? > room {
-            return None;
-        }
-        match delta::signature(&old.file, old.size) {
-            Ok(Some(signature)) => Some((Have::Signature(signature), Offer::Signature)),
-            _ => nothing,
-        }
-    }
-
-    fn staging(&self) -> BorrowedFd<'_> {
+    pub(super) fn staging(&self) -> BorrowedFd<'_> {
         self.store.bottom().staging()
     }
 
@@ -228,8 +177,11 @@ impl Receiver {
                 Err(PartError::WrongHash) => return Err(self.misbehaved(slot, "its bytes are not those it hashed")),
                 Err(PartError::Failed(errno)) => {
                     self.close(true);
-                    self.open =
-                        Some(Open { state: State::Draining(Ok(Fetched::FailedHere(errno as i32))), mixed: false });
+                    self.open = Some(Open {
+                        state: State::Draining(Ok(Fetched::FailedHere(errno as i32))),
+                        mixed: false,
+                        start: 0,
+                    });
                 }
             }
         }
@@ -283,7 +235,7 @@ impl Receiver {
                     Ok(name) => {
                         self.bytes += bytes.len() as u64;
                         let (size, hash) = (bytes.len() as u64, blake3::hash(bytes).into());
-                        Fetched::Staged { as_of, file: StagedFile { name, size, hash } }
+                        Fetched::Staged { as_of, file: StagedFile { name, size, hash, start: 0 } }
                     }
                     Err(errno) => Fetched::FailedHere(errno as i32),
                 };
@@ -324,8 +276,8 @@ impl Receiver {
                 file.give_up(self.staging(), false);
                 Ask::First
             }
-            Offer::Old(size, _) if size >= LARGE => Ask::Signature,
-            Offer::Old(..) => Ask::Whole,
+            Offer::Old { size, .. } if size >= LARGE => Ask::Signature,
+            Offer::Old { .. } => Ask::Whole,
             _ => return Err(PartError::Misbehaved("it says that a prefix differs that was not offered")),
         };
         self.again(slot, ask);
@@ -337,7 +289,7 @@ impl Receiver {
         let mixed = !matches!(coding, Coding::From(0));
         let fits = match (&offer, coding) {
             (_, Coding::From(0)) => true,
-            (Offer::Part(_, offered, _) | Offer::Old(offered, _), Coding::From(from)) => {
+            (Offer::Part(_, offered, _) | Offer::Old { size: offered, .. }, Coding::From(from)) => {
                 from == *offered && from <= size
             }
             (Offer::Signature, Coding::Delta) => true,
@@ -346,17 +298,24 @@ impl Receiver {
         if !fits {
             return Err(PartError::Misbehaved("it goes on from what was not offered"));
         }
+        let mut start = 0;
         let begun = match (offer, coding) {
             (Offer::Part(growing, at, hasher), Coding::From(1..)) => {
                 let file = growing.file()?;
                 self.bytes += at;
                 Ok((growing, Part::resume(file, at, *hasher, size)))
             }
-            (Offer::Old(offered, hash), Coding::From(from)) if self.comparing && from == offered && offered == size => {
-                self.open = Some(Open { state: State::Same(hash), mixed: true });
+            (Offer::Old { known, .. }, Coding::From(from)) if self.comparing && from == size && from > 0 => {
+                self.open = Some(Open { state: State::Same(known.hash), mixed: true, start: 0 });
                 return Ok(());
             }
-            (Offer::Old(..) | Offer::Signature, Coding::Delta | Coding::From(1..)) => {
+            (Offer::Old { known: OldHash { hash, hashed: Some(hashed) }, .. }, Coding::From(from @ 1..))
+                if size - from <= from / APPENDED_PART =>
+            {
+                start = from;
+                self.begin_tail(id, (from, size), hashed.wait(&hash))
+            }
+            (Offer::Old { .. } | Offer::Signature, Coding::Delta | Coding::From(1..)) => {
                 self.begin_mixed(id, size, coding)
             }
             (offer, _) => {
@@ -372,8 +331,23 @@ impl Receiver {
             Err(PartError::WrongHash) => State::Draining(Err(Ask::Whole)),
             Err(why) => return Err(why),
         };
-        self.open = Some(Open { state, mixed });
+        self.open = Some(Open { state, mixed, start });
         Ok(())
+    }
+
+    /// Begins what is to be appended to the old version, of which the bytes before are in `hasher`.
+    fn begin_tail(
+        &mut self,
+        id: ObjectId,
+        (from, size): (u64, u64),
+        hasher: Option<Box<blake3::Hasher>>,
+    ) -> Result<(Growing, Part), PartError> {
+        let hasher = hasher.ok_or(PartError::WrongHash)?;
+        let growing = Growing::fresh(self.staging(), id)?;
+        let file = growing.file()?;
+        file.set_len(from)?;
+        self.bytes += from;
+        Ok((growing, Part::resume(file, from, *hasher, size)))
     }
 
     /// Begins a file that is made of the old version, too.
@@ -398,7 +372,7 @@ impl Receiver {
     }
 
     fn end(&mut self, slot: usize, hash: &[u8; 32], as_of: Position) -> Result<(), PartError> {
-        let Some(Open { state, mixed }) = self.open.take() else {
+        let Some(Open { state, mixed, start }) = self.open.take() else {
             return Err(PartError::Misbehaved("it ended a file that it had not begun"));
         };
         let (growing, part) = match state {
@@ -421,7 +395,7 @@ impl Receiver {
         match part.end(hash) {
             Ok(size) => {
                 let result = match growing.complete(self.staging(), id) {
-                    Ok(name) => Fetched::Staged { as_of, file: StagedFile { name, size, hash: *hash } },
+                    Ok(name) => Fetched::Staged { as_of, file: StagedFile { name, size, hash: *hash, start } },
                     Err(errno) => Fetched::FailedHere(errno as i32),
                 };
                 self.answer(slot, result);

@@ -2,7 +2,7 @@
 
 use super::part::Old;
 use crate::{error::Fault, io::hash_prefix};
-use lento_store::Store;
+use lento_store::{KnownVersion, Store};
 use nix::{
     errno::Errno,
     fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat},
@@ -17,10 +17,14 @@ use std::{
         unix::fs::FileExt,
     },
     sync::atomic::{AtomicU64, Ordering},
+    thread::JoinHandle,
 };
 
 /// Files of less than this are sent whole, and are not kept when their transfer is interrupted.
 pub(super) const LARGE: u64 = 1 << 20;
+
+/// Files of at least this may be appended to in place: copying a smaller one costs little.
+const APPEND_MIN: u64 = 8 << 20;
 
 /// Tells complete files of this process apart; files that an earlier process left are replaced.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
@@ -42,8 +46,9 @@ const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 #[derive(Debug)]
 pub(super) struct Growing {
     file: Flock<File>,
-    /// The name of an interrupted transfer of its object, so that it can be resumed; else one of its own.
     name: Name,
+    /// Whether it has the name by which an interrupted transfer of its object is found.
+    resumable: bool,
 }
 
 impl Growing {
@@ -53,10 +58,15 @@ impl Growing {
             part.file.set_len(0).map_err(|e| Fault::from(e).0)?;
             return Ok(part);
         }
+        Self::fresh(staging, id)
+    }
+
+    /// Creates an empty file under a name of its own: it cannot be resumed.
+    pub(super) fn fresh(staging: BorrowedFd<'_>, id: ObjectId) -> Result<Self, Errno> {
         let name = fresh_name(id)?;
         let file = openat(staging, name.as_os_str(), CREATE | OFlag::O_TRUNC, MODE)?;
         let file = Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock).map_err(|(_, why)| why)?;
-        Ok(Self { file, name })
+        Ok(Self { file, name, resumable: false })
     }
 
     /// What an interrupted transfer left, if it is large and no other transfer goes on with it.
@@ -80,7 +90,7 @@ impl Growing {
             return Ok(None);
         }
         let name = Name::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
-        Ok(Some(Self { file, name }))
+        Ok(Some(Self { file, name, resumable: true }))
     }
 
     /// Another descriptor of the same file and lock.
@@ -97,7 +107,7 @@ impl Growing {
 
     /// Removes it, unless it is worth being resumed.
     pub(super) fn give_up(self, staging: BorrowedFd<'_>, keep: bool) {
-        if !keep {
+        if !(keep && self.resumable) {
             remove(staging, &self.name);
         }
     }
@@ -154,23 +164,58 @@ pub(super) fn old_version(store: &Store, id: ObjectId, least: u64) -> Option<(Ol
     (attr.kind == Kind::File && attr.size >= least).then(|| (Old { file: File::from(fd), size: attr.size }, attr.mtime))
 }
 
-/// The hash of the old version: remembered, or made now.
-pub(super) fn hash_of_old(store: &Store, id: ObjectId, old: &Old, mtime: Timestamp) -> Option<[u8; 32]> {
-    if let Ok(Some(hash)) = store.hash_of(id, old.size, mtime) {
-        return Some(hash);
+/// The bytes of an old version, hashed, so that what follows them can be added: ready, or being done meanwhile.
+pub(super) enum Hashed {
+    Ready(Box<blake3::Hasher>),
+    Running(JoinHandle<Option<Box<blake3::Hasher>>>),
+}
+
+impl Hashed {
+    /// Waits until it is done; `None` if the version could not be read, or is not that of which `hash` is.
+    pub(super) fn wait(self, hash: &[u8; 32]) -> Option<Box<blake3::Hasher>> {
+        let hasher = match self {
+            Self::Ready(hasher) => hasher,
+            Self::Running(thread) => thread.join().ok()??,
+        };
+        (hasher.finalize() == *hash).then_some(hasher)
     }
-    let mut hasher = blake3::Hasher::new();
-    if !hash_prefix(&old.file, old.size, &mut hasher).ok()? {
-        return None;
+}
+
+/// What the peer is told of an old version.
+pub(super) struct OldHash {
+    pub(super) hash: [u8; 32],
+    /// For a version that may be appended to.
+    pub(super) hashed: Option<Hashed>,
+}
+
+/// The hash of the old version: remembered, or made now. Where it is remembered and the version may be appended to, it
+/// is hashed `in_background`, while the peer does the same with its own.
+pub(super) fn hash_of_old(
+    store: &Store,
+    id: ObjectId,
+    old: Old,
+    mtime: Timestamp,
+    in_background: bool,
+) -> Option<OldHash> {
+    let Old { file, size } = old;
+    let is_version = |version: KnownVersion| (version.size, version.mtime) == (size, mtime);
+    let appendable = size >= APPEND_MIN && store.version(id).ok().flatten().is_some_and(is_version);
+    let all = move |file: &File| {
+        let mut hasher = Box::new(blake3::Hasher::new());
+        hash_prefix(file, size, &mut hasher).unwrap_or(false).then_some(hasher)
+    };
+    if let Ok(Some(hash)) = store.hash_of(id, size, mtime) {
+        let running = (appendable && in_background).then(|| Hashed::Running(std::thread::spawn(move || all(&file))));
+        return Some(OldHash { hash, hashed: running });
     }
+    let hasher = all(&file)?;
     let hash = hasher.finalize().into();
-    let unchanged =
-        store.bottom().attr(old.file.as_fd()).is_ok_and(|attr| (attr.size, attr.mtime) == (old.size, mtime));
+    let unchanged = store.bottom().attr(file.as_fd()).is_ok_and(|attr| (attr.size, attr.mtime) == (size, mtime));
     if unchanged
-        && old.size >= LARGE
-        && let Err(why) = store.remember_hash(id, old.size, mtime, &hash)
+        && size >= LARGE
+        && let Err(why) = store.remember_hash(id, size, mtime, &hash)
     {
         tracing::debug!(%id, %why, "a hash could not be remembered");
     }
-    Some(hash)
+    Some(OldHash { hash, hashed: (appendable && unchanged).then_some(Hashed::Ready(hasher)) })
 }
