@@ -22,6 +22,8 @@ use std::{
 
 /// The file set of all tests.
 pub const FILESET: &str = "web";
+/// What a daemon logs: what it does, and not how TLS is negotiated.
+const LOG: &str = "info,lento=debug,lento_net=debug,rustls=warn";
 /// Open files that a daemon may have, and what it starts.
 const DESCRIPTORS: u64 = 20_000;
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -112,7 +114,7 @@ impl Host {
     /// A command of `lento` on this host.
     pub fn lento<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
         let program = program("lento").unwrap_or_else(|_| "lento".into());
-        cmd(program, args).env("LENTO_HOME", &self.home).env("RUST_BACKTRACE", "1").in_netns(&self.place.namespace)
+        cmd(program, args).env("LENTO_HOME", &self.home).env("RUST_LOG", LOG).in_netns(&self.place.namespace)
     }
 
     /// Starts the daemon and waits until it answers.
@@ -120,7 +122,7 @@ impl Host {
         let mut daemon = lock(&self.daemon);
         ensure!(daemon.is_none(), "the daemon of {} runs already", self.name());
         let limits = ["prlimit".into(), format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}"), "--".into()];
-        *daemon = Some(self.lento(["daemon", "-v"]).before(limits).spawn(&self.log_path())?);
+        *daemon = Some(self.lento(["daemon"]).before(limits).spawn(&self.log_path())?);
         drop(daemon);
         eventually(READY_TIMEOUT, "the daemon answers", || {
             if let Some(child) = lock(&self.daemon).as_mut()
@@ -132,6 +134,11 @@ impl Host {
         })
         .with_context(|| format!("host {}", self.name()))
         .map(|_| ())
+    }
+
+    /// Whether its daemon was started, and neither stopped nor killed.
+    pub fn runs(&self) -> bool {
+        lock(&self.daemon).is_some()
     }
 
     /// Ends the daemon as a service manager would, and its mounts with it.
@@ -231,9 +238,12 @@ impl Host {
 
     /// For people who want to know why a test failed.
     pub fn report(&self) {
-        let log = fs::read(self.log_path()).unwrap_or_default();
-        eprintln!("---- host {}: the end of {:?}", self.name(), self.log_path());
-        eprint!("{}", tail(&String::from_utf8_lossy(&log), 60));
+        let own = fs::read_dir(self.home.join("log")).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in [self.log_path()].into_iter().chain(own) {
+            let log = fs::read(&path).unwrap_or_default();
+            eprintln!("---- host {}: the end of {path:?}", self.name());
+            eprint!("{}", tail(&String::from_utf8_lossy(&log), 60));
+        }
         match self.lento(["status"]).timeout(Duration::from_secs(3)).run() {
             Ok(outcome) => eprint!("---- its status\n{}{}", outcome.stdout, outcome.stderr),
             Err(why) => eprintln!("---- no status: {why}"),

@@ -9,6 +9,7 @@ use std::{
 };
 
 const PREFIX: &str = "imz-";
+const LOCK: &str = "/run/intermezzo-tests.lock";
 
 /// A directory for all that a test makes. When dropped, what still runs or is mounted in it ends, and it goes.
 ///
@@ -25,7 +26,8 @@ impl Workspace {
     pub fn new() -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "these tests need root: mounts, namespaces, device nodes");
         let base = base();
-        let file = File::create(base.join("imz.lock"))?;
+        // Not in `base`, which may be another for each run: namespaces are the whole machine's.
+        let file = File::create(LOCK)?;
         let turn = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e).context("lock of the tests")?;
         // As nobody else has the turn, whoever left something behind is dead.
         for entry in fs::read_dir(&base)?.flatten() {

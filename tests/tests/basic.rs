@@ -22,7 +22,8 @@ fn a_populated_directory_is_adopted_replicated_and_left_as_plain_files() -> Resu
         let before = tree::read(&a.mount())?;
 
         cluster.create(0)?;
-        ensure!(tree::differences(&before, &tree::read(&a.mount())?).is_empty(), "adoption changed something");
+        let changed = tree::differences(&before, &tree::read(&a.mount())?);
+        ensure!(changed.is_empty(), "adoption changed {changed:#?}");
         cluster.replicate(1)?;
         cluster.converge(SOON)?;
 
@@ -61,7 +62,8 @@ fn unmount_mount_and_remove(host: &intermezzo_tests::host::Host, file: &str) -> 
     let before = tree::read(&host.store())?;
     host.lento(["fileset", "remove", FILESET, "--yes"]).ok()?;
     ensure!(!fuse_is_mounted(&host.mount())?, "still mounted after fileset remove");
-    ensure!(tree::differences(&before, &tree::read(&host.mount())?).is_empty(), "fileset remove changed files");
+    let changed = tree::differences(&before, &tree::read(&host.mount())?);
+    ensure!(changed.is_empty(), "fileset remove changed {changed:#?}");
     ensure!(!host.at(".intermezzo").exists(), ".intermezzo was left behind");
     let own = xattr::list(host.at(file))?.find(|name| name.to_string_lossy().starts_with("trusted.intermezzo"));
     ensure!(own.is_none(), "an attribute of InterMezzo was left behind: {own:?}");

@@ -57,8 +57,9 @@ impl Show {
         let pad = WIDTH.saturating_sub(what.chars().count());
         match &result {
             Ok(remark) => {
-                let remark = self.paint("2", remark);
-                println!("  {} {what}{:pad$} {took:>8}  {remark}", self.paint("32", "✓"), "");
+                let line =
+                    format!("  {} {what}{:pad$} {took:>8}  {}", self.paint("32", "✓"), "", self.paint("2", remark));
+                println!("{}", line.trim_end());
             }
             Err(_) => println!("  {} {what}{:pad$} {took:>8}", self.paint("31", "✗"), ""),
         }

@@ -46,7 +46,7 @@ fn chapters(show: &Show, hosts: &Hosts, material: &Material) -> Result<()> {
     replicate(show, hosts)?;
     changes_on_a(show, hosts)?;
     changes_on_b(show, hosts, material)?;
-    faults::killed(show, hosts, material)?;
+    faults::killed(show, hosts)?;
     faults::cut(show, hosts)?;
     compare(show, hosts)
 }
@@ -150,7 +150,10 @@ fn changes_on_b(show: &Show, Hosts { a, b, .. }: &Hosts, material: &Material) ->
         fs::write(b.at("sqlite/main.c"), PROGRAM)?;
         sh(BUILD, [b.at("sqlite")]).timeout(Duration::from_secs(300)).ok()?;
         same_content(a.at("sqlite/demo.db"), fs::read(b.at("sqlite/demo.db"))?)
-    })
+    })?;
+    let status = a.quietly(&["fileset", "list"])?;
+    status.lines().for_each(|line| show.say(line));
+    Ok(())
 }
 
 const PROGRAM: &str = r#"#include "sqlite3/sqlite3.h"
