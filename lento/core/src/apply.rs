@@ -128,7 +128,8 @@ impl Apply {
 
     fn grow(&mut self, records: usize) {
         let mut sum: usize = self.queue.iter().take(self.group).map(|s| s.records.len()).sum();
-        while self.group < self.queue.len() && (self.group == 0 || sum + self.queue[self.group].records.len() <= records)
+        while self.group < self.queue.len()
+            && (self.group == 0 || sum + self.queue[self.group].records.len() <= records)
         {
             sum += self.queue[self.group].records.len();
             self.group += 1;

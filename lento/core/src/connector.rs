@@ -32,6 +32,15 @@ impl Connector {
         Self::Pausing { until_ms: now_ms, next_pause_ms: limits::BACKOFF_MIN_MS }
     }
 
+    /// From here on it is we who dial. A connection that stands stays; it is made anew by us when it is lost.
+    pub(crate) fn take_over(&mut self, now_ms: u64) {
+        *self = match *self {
+            Self::Passive { up: true } => Self::Up,
+            Self::Passive { up: false } => Self::dialling_from(now_ms),
+            dialler => dialler,
+        };
+    }
+
     pub(crate) const fn is_up(self) -> bool {
         matches!(self, Self::Up | Self::Passive { up: true })
     }
@@ -47,10 +56,9 @@ impl Connector {
     pub(crate) fn handle_down(&mut self, now_ms: u64, me: HostId) {
         *self = match *self {
             Self::Passive { .. } => Self::Passive { up: false },
-            Self::Up => Self::Pausing {
-                until_ms: now_ms + limits::BACKOFF_MIN_MS,
-                next_pause_ms: limits::BACKOFF_MIN_MS * 2,
-            },
+            Self::Up => {
+                Self::Pausing { until_ms: now_ms + limits::BACKOFF_MIN_MS, next_pause_ms: limits::BACKOFF_MIN_MS * 2 }
+            }
             Self::Dialling { next_pause_ms } => Self::Pausing {
                 until_ms: now_ms + next_pause_ms + u64::from(me.get() % 16),
                 next_pause_ms: (next_pause_ms * 2).min(limits::BACKOFF_MAX_MS),
@@ -81,6 +89,16 @@ impl Connector {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A replicator that was connected before it took up its first file set never called again.
+    #[test]
+    fn who_takes_over_a_standing_connection_dials_when_it_is_lost() {
+        let mut connector = Connector::Passive { up: true };
+        connector.take_over(5);
+        assert!(connector.is_up() && !connector.due(u64::MAX));
+        connector.handle_down(10, HostId::new(2).expect("not 0"));
+        assert!(connector.due(10 + limits::BACKOFF_MIN_MS));
+    }
 
     #[test]
     fn pauses_grow_to_their_limit_and_begin_anew_after_a_connection() {

@@ -30,10 +30,7 @@ impl Engine {
         let holder = setup.saved.holder;
         let mut fileset = FileSet::new(self.me, setup);
         if holder != self.me {
-            let connector = self.peers.entry(holder).or_insert(Connector::Passive { up: false });
-            if !connector.is_up() && matches!(connector, Connector::Passive { .. }) {
-                *connector = Connector::dialling_from(now_ms);
-            }
+            self.peers.entry(holder).or_insert(Connector::Passive { up: false }).take_over(now_ms);
         }
         fileset.absorb(&mut self.out);
         let id = fileset.id;

@@ -93,7 +93,11 @@ impl FileSet {
         FileSetState {
             fileset: self.id,
             incarnation: self.saved.incarnation,
-            in_step_with: self.saved.in_step.filter(|(_, own)| *own == self.saved.incarnation).map(|(theirs, _)| theirs),
+            in_step_with: self
+                .saved
+                .in_step
+                .filter(|(_, own)| *own == self.saved.incarnation)
+                .map(|(theirs, _)| theirs),
             applied: self.links.get(&peer).map_or(Position::START, |link| link.apply.applied),
             tail: self.tail,
             permit: self.mine.epoch(),
@@ -214,7 +218,10 @@ impl FileSet {
                 let link = self.links.get(&holder);
                 (link.map_or(Position::START, |l| l.apply.applied), self.in_step(holder) && !self.copying())
             };
-            if !self.is_holder() && self.copying() && matches!(self.mine.state, Mine::Arriving { .. } | Mine::Held { .. }) {
+            if !self.is_holder()
+                && self.copying()
+                && matches!(self.mine.state, Mine::Arriving { .. } | Mine::Held { .. })
+            {
                 self.mine.recalled = true;
             }
             let Some(step) = self.mine.poll(now_ms, applied, self.tail, may_ask) else { return };

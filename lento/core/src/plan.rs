@@ -31,15 +31,8 @@ pub fn last_stores<'a>(records: impl Iterator<Item = &'a Record>) -> BTreeMap<Ob
 }
 
 /// The objects of [`last_stores`] for which `staged` has no version at least as new.
-pub fn content_needed(
-    stores: &BTreeMap<ObjectId, Position>,
-    staged: &BTreeMap<ObjectId, Position>,
-) -> Vec<ObjectId> {
-    stores
-        .iter()
-        .filter(|(id, stored)| staged.get(id).is_none_or(|as_of| as_of < stored))
-        .map(|(id, _)| *id)
-        .collect()
+pub fn content_needed(stores: &BTreeMap<ObjectId, Position>, staged: &BTreeMap<ObjectId, Position>) -> Vec<ObjectId> {
+    stores.iter().filter(|(id, stored)| staged.get(id).is_none_or(|as_of| as_of < stored)).map(|(id, _)| *id).collect()
 }
 
 #[cfg(test)]
