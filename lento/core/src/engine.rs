@@ -433,8 +433,9 @@ impl FileSet {
         if !self.known {
             return;
         }
-        if first {
+        if first || (holder && !self.in_step(from)) {
             // What was sent when the connection came up may have reached a host that had not taken the file set up.
+            // Only the holder answers more than once, so that the two do not answer each other for ever.
             self.send_state(from, out);
         }
         if holder && first {

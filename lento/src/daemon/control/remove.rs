@@ -144,5 +144,9 @@ fn rebuild_store(
     if open.saved.holder == host {
         open.saved.incarnation += 1;
     }
-    Ok((open, format!("{rebuilt:?}")))
+    let text = format!(
+        "{} objects; {} had no identity and got one, {} had that of another object and got a new one",
+        rebuilt.objects, rebuilt.nameless, rebuilt.duplicates
+    );
+    Ok((open, text))
 }
