@@ -152,7 +152,7 @@ impl Apply {
         if self.group == 0 {
             self.grow(GROUP_RECORDS);
         }
-        let end = self.queue.iter().take(self.group).last()?.upto;
+        let end = self.queue.iter().take(self.group).next_back()?.upto;
         if let Some(newest) = self.staged.values().max()
             && *newest > end
             && self.group < self.queue.len()
@@ -160,7 +160,7 @@ impl Apply {
             self.grow(usize::MAX);
         }
         let group = self.queue.iter().take(self.group);
-        let end = group.clone().last().map_or(end, |s| s.upto);
+        let end = group.clone().next_back().map_or(end, |s| s.upto);
         let wanted = content_needed(&last_stores(group.clone().flat_map(|s| &s.records)), &self.staged);
         if !wanted.is_empty() {
             self.phase = Phase::Staging;

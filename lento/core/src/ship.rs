@@ -103,7 +103,7 @@ impl Ship {
 
     /// The peer needs later records to commit what it has.
     pub(crate) fn handle_ship_more(&mut self) {
-        self.extra = (2 * self.extra).max(limits::SHIPMENTS_IN_FLIGHT).min(limits::SHIPMENTS_AHEAD);
+        self.extra = (2 * self.extra).clamp(limits::SHIPMENTS_IN_FLIGHT, limits::SHIPMENTS_AHEAD);
     }
 
     /// The read failed: it is tried again when the history grows or the peer acknowledges something.

@@ -93,10 +93,11 @@ impl FileSet {
     pub(crate) fn tell_everyone(&mut self, out: &mut VecDeque<Action>) {
         let peers: Vec<HostId> = self.links.keys().copied().collect();
         for peer in peers {
-            if self.is_holder() && !self.in_step(peer) {
-                if let Some(link) = self.links.get_mut(&peer) {
-                    link.ship.close();
-                }
+            if self.is_holder()
+                && !self.in_step(peer)
+                && let Some(link) = self.links.get_mut(&peer)
+            {
+                link.ship.close();
             }
             self.send_state(peer, out);
         }

@@ -127,14 +127,7 @@ impl Job {
     }
 }
 
-fn tell(
-    inputs: &mpsc::Sender<Input>,
-    fileset: FileSetId,
-    pace: &mut Pace,
-    comparer: &Comparer,
-    bytes: u64,
-    end: bool,
-) {
+fn tell(inputs: &mpsc::Sender<Input>, fileset: FileSetId, pace: &mut Pace, comparer: &Comparer, bytes: u64, end: bool) {
     let progress = comparer.progress();
     let totals = progress.listed_all.then_some(progress.wanted);
     let (files, done) = progress.done;

@@ -90,8 +90,7 @@ pub(super) fn store(home: &Path, filesets: Vec<FileSetConfig>) -> anyhow::Result
     let temporary = path.with_extension("new");
     let text = toml::to_string_pretty(&FileSets { fileset: filesets })?;
     let write = || -> std::io::Result<()> {
-        let mut file =
-            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, &path)?;

@@ -230,8 +230,7 @@ impl Mind {
         }
         set.store = Some(open.store);
         let mounted = set.config.mounted;
-        let setup =
-            FileSetSetup { fileset: id, saved: open.saved, tail: open.tail, applied: open.applied, mounted };
+        let setup = FileSetSetup { fileset: id, saved: open.saved, tail: open.tail, applied: open.applied, mounted };
         let now = self.now_ms();
         self.engine.add_fileset(now, setup);
         self.keep_received(id);
@@ -252,8 +251,7 @@ impl Mind {
     pub(super) fn start_mount(&mut self, id: FileSetId) {
         let holder = self.engine.status(id).is_some_and(|s| s.holder == self.identity.host);
         let Some(set) = self.filesets.get_mut(&id) else { return };
-        let mount =
-            Mount { home: self.home.clone(), host: self.identity.host, config: set.config.clone(), holder };
+        let mount = Mount { home: self.home.clone(), host: self.identity.host, config: set.config.clone(), holder };
         set.mount.state = MountState::Starting;
         set.mount.keeper = Some(mount::keep(mount, self.inputs.clone()));
     }

@@ -100,10 +100,8 @@ impl Mind {
     fn may_replicate(&self, host: HostId, fileset: FileSetId) -> bool {
         let name = self.identity.member(host).ok().flatten().map(|member| member.name);
         let holder = self.engine.status(fileset).is_some_and(|status| status.holder == self.identity.host);
-        let invited = self
-            .filesets
-            .get(&fileset)
-            .is_some_and(|set| name.is_some_and(|name| set.config.invited.contains(&name)));
+        let invited =
+            self.filesets.get(&fileset).is_some_and(|set| name.is_some_and(|name| set.config.invited.contains(&name)));
         holder && (invited || self.shares(host, fileset))
     }
 

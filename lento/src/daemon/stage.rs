@@ -30,11 +30,7 @@ pub(super) fn start(mind: &mut Mind, fileset: FileSetId, from: HostId, wanted: V
     });
 }
 
-fn settle(
-    fetched: Vec<(ObjectId, Fetched)>,
-    why: &str,
-    staged: &mut Staged,
-) -> BTreeMap<ObjectId, StageResult> {
+fn settle(fetched: Vec<(ObjectId, Fetched)>, why: &str, staged: &mut Staged) -> BTreeMap<ObjectId, StageResult> {
     let errno = |errno: i32| nix::Error::from_raw(errno).desc();
     fetched
         .into_iter()

@@ -58,10 +58,8 @@ impl Mind {
         let links = core.as_ref().map(|core| core.links.clone()).unwrap_or_default();
         let end = core.as_ref().map_or(Position::START, |core| core.history_end);
         let tail = core.as_ref().map_or(Position::START, |core| core.tail);
-        let replicas: Vec<ReplicaStatus> = links
-            .iter()
-            .map(|link| self.replica_status(set, link, if holder == me { end } else { tail }))
-            .collect();
+        let replicas: Vec<ReplicaStatus> =
+            links.iter().map(|link| self.replica_status(set, link, if holder == me { end } else { tail })).collect();
         let permit = core.as_ref().map(|core| PermitStatus {
             at: core.permit.owner.or(core.permit.here.map(|_| me)).map(|host| self.host_name(host)),
             epoch: core.permit.here.unwrap_or(end.epoch),

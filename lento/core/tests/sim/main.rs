@@ -4,8 +4,12 @@
 //! `INTERMEZZO_SEED=n cargo test -p lento-core --test sim` replays one seed; `INTERMEZZO_SEEDS=n` runs more of them.
 
 mod host;
+mod invariants;
+mod load;
 mod model;
+mod net;
 mod rng;
+mod shell;
 mod world;
 
 use std::hash::Hasher;

@@ -34,7 +34,12 @@ impl Mind {
             for (mine, theirs) in [(&store, &set.config.store), (&mount, &set.config.mount)] {
                 if mine.starts_with(theirs) || theirs.starts_with(mine) {
                     return Err(hinted(
-                        format!("{} overlaps with {} of file set {}", mine.display(), theirs.display(), set.config.name),
+                        format!(
+                            "{} overlaps with {} of file set {}",
+                            mine.display(),
+                            theirs.display(),
+                            set.config.name
+                        ),
                         "file sets have directories of their own",
                     ));
                 }

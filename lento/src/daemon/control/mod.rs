@@ -125,7 +125,8 @@ impl Mind {
                 "invite on the host that holds it: `lento status` names it",
             ));
         }
-        let ticket = tokio::task::block_in_place(|| self.identity.invite(Some(fileset), Duration::from_secs(life_s))).map_err(failed)?;
+        let ticket = tokio::task::block_in_place(|| self.identity.invite(Some(fileset), Duration::from_secs(life_s)))
+            .map_err(failed)?;
         Ok(Ticket { ticket: ticket.to_string(), life_s })
     }
 }

@@ -29,7 +29,8 @@ impl Mind {
         let status = self.engine.status(id);
         let replicas = status.as_ref().map_or(0, |s| if s.holder == self.identity.host { s.links.len() } else { 0 });
         if replicas > 0 {
-            let hint = "run `lento fileset remove` on the hosts that replicate it first, so that none of them is orphaned";
+            let hint =
+                "run `lento fileset remove` on the hosts that replicate it first, so that none of them is orphaned";
             return end(&answers, [ControlEvent::Failed(hinted(format!("{replicas} hosts replicate {name}"), hint))]);
         }
         let holder = status.map(|s| s.holder).filter(|holder| *holder != self.identity.host);
@@ -58,7 +59,10 @@ impl Mind {
                 let store = close(&inputs, id).await?;
                 let strip = tokio::task::spawn_blocking(move || store.remove_identity(&mut |_| {}));
                 strip.await.map_err(failed)?.map_err(failed)?;
-                Ok(Some(format!("{name} is no file set of this host any more; its files are in {}", store_path.display())))
+                Ok(Some(format!(
+                    "{name} is no file set of this host any more; its files are in {}",
+                    store_path.display()
+                )))
             }
             .await;
             conclude(&answers, result).await;
@@ -68,7 +72,8 @@ impl Mind {
     pub(super) fn fsck(&mut self, name: &FileSetName, rebuild: bool, answers: Answers) {
         let Some(id) = self.by_name(name) else { return end(&answers, [ControlEvent::Failed(no_fileset(name))]) };
         if !rebuild {
-            let hint = format!("`lento fsck {name} --rebuild` makes it anew; `lento verify {name}` compares the copies");
+            let hint =
+                format!("`lento fsck {name} --rebuild` makes it anew; `lento verify {name}` compares the copies");
             return end(&answers, [ControlEvent::Note(hint), ControlEvent::Done(None)]);
         }
         let remount = self.filesets.get(&id).is_some_and(|set| set.config.mounted);

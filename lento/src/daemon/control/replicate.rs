@@ -33,8 +33,7 @@ impl Mind {
         let (home, me, inputs) = (self.home.clone(), self.identity.host, self.inputs.clone());
         let members = self.identity.members().unwrap_or_default();
         // Checked now for the names and directories; the id comes from the holder.
-        let prepared =
-            self.new_fileset(name.clone(), FileSetId::from_bytes([0; 16]), &store, mount.as_ref(), wait);
+        let prepared = self.new_fileset(name.clone(), FileSetId::from_bytes([0; 16]), &store, mount.as_ref(), wait);
         tokio::spawn(async move {
             let result = async {
                 let mut config = prepared?;
@@ -42,7 +41,8 @@ impl Mind {
                 config.id = fileset;
                 let making = config.clone();
                 let made = tokio::task::spawn_blocking(move || make(&home, me, holder, &making)).await;
-                let open = made.unwrap_or_else(|why| Err(failed(format!("making the replica was interrupted: {why}"))))?;
+                let open =
+                    made.unwrap_or_else(|why| Err(failed(format!("making the replica was interrupted: {why}"))))?;
                 Ok((config, open))
             }
             .await;

@@ -167,9 +167,9 @@ fn field(aspect: Aspect, here: &ManifestEntry, there: &ManifestEntry) -> FieldDi
         Aspect::Target => ("target", |e| e.target.escape_ascii().to_string()),
         Aspect::Device => ("device", |e| e.rdev.to_string()),
         Aspect::Links => ("links", |e| e.link.as_deref().unwrap_or_default().escape_ascii().to_string()),
-        Aspect::Unreadable => ("unreadable", |e| {
-            e.errno.map_or_else(String::new, |errno| nix::Error::from_raw(errno).desc().to_owned())
-        }),
+        Aspect::Unreadable => {
+            ("unreadable", |e| e.errno.map_or_else(String::new, |errno| nix::Error::from_raw(errno).desc().to_owned()))
+        }
     };
     FieldDifference { field: name.to_owned(), here: show(here), there: show(there) }
 }

@@ -63,10 +63,8 @@ async fn position_now(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Option<Pos
         let inputs = mind.inputs.clone();
         tokio::task::spawn_blocking(move || {
             let tail = store.absorb().unwrap_or_default();
-            let _ = inputs.blocking_send(Input::Event(Event::Presto {
-                fileset: id,
-                event: lento_core::PrestoEvent::Advanced,
-            }));
+            let _ = inputs
+                .blocking_send(Input::Event(Event::Presto { fileset: id, event: lento_core::PrestoEvent::Advanced }));
             let _ = reply.send(tail);
         });
     }));
