@@ -1,6 +1,8 @@
 //! Stores in temporary directories, and transfers between two of them in one process.
 #![allow(dead_code)]
 
+pub mod everything;
+
 use lento_store::{Bottom, Store, StoreConfig};
 use lento_transfer::{Fetched, Receiver, Stopped, serve};
 use protocol::{FileSetId, HostId, ObjectId, Wanted};
