@@ -5,7 +5,7 @@
 
 use super::check;
 use nix::errno::Errno;
-use std::{cell::Cell, marker::PhantomData};
+use std::{cell::Cell, marker::PhantomData, sync::OnceLock};
 
 /// File system ids to act under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,9 @@ pub(crate) fn prepare_process() -> Result<(), Errno> {
     // SAFETY: plain integers.
     let bits = check(unsafe { libc::prctl(libc::PR_GET_SECUREBITS) }.into())? as libc::c_ulong;
     // SAFETY: plain integers.
-    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP) }.into()).map(drop)
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP) }.into())?;
+    // Now, while no thread has dropped any.
+    capabilities().map(drop)
 }
 
 /// The caller's umask, for this thread, until another is set.
@@ -97,12 +99,22 @@ impl Drop for Acting {
     }
 }
 
-fn effective(change: impl FnOnce(u32) -> u32) -> Result<(), Errno> {
+/// The process's capabilities as they were when first needed; no thread keeps others.
+static CAPABILITIES: OnceLock<[CapData; 2]> = OnceLock::new();
+
+fn capabilities() -> Result<[CapData; 2], Errno> {
+    if let Some(known) = CAPABILITIES.get() {
+        return Ok(*known);
+    }
     let header = CapHeader { version: CAP_VERSION, pid: 0 };
     let mut data = [CapData::default(); 2];
     // SAFETY: version 3 takes two elements.
     check(unsafe { libc::syscall(libc::SYS_capget, &header, data.as_mut_ptr()) })?;
-    data[0].effective = change(data[0].effective);
+    Ok(*CAPABILITIES.get_or_init(|| data))
+}
+
+fn set_capabilities(data: &[CapData; 2]) -> Result<(), Errno> {
+    let header = CapHeader { version: CAP_VERSION, pid: 0 };
     // SAFETY: version 3 takes two elements.
     check(unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) }).map(drop)
 }
@@ -113,8 +125,11 @@ pub(crate) fn without_fsetid<T>(drop_it: bool, work: impl FnOnce() -> Result<T, 
     if !drop_it {
         return work();
     }
-    effective(|caps| caps & !CAP_FSETID)?;
+    let all = capabilities()?;
+    let mut less = all;
+    less[0].effective &= !CAP_FSETID;
+    set_capabilities(&less)?;
     let result = work();
-    effective(|caps| caps | CAP_FSETID)?;
+    set_capabilities(&all)?;
     result
 }
