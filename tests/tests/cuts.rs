@@ -24,6 +24,8 @@ const CONVERGE: Duration = Duration::from_secs(60);
 /// A silent peer is given up after 10 s.
 const NOTICED: Duration = Duration::from_secs(20);
 
+const WRITERS: [&str; 3] = ["patient", "int", "kill"];
+
 /// A process that writes one file, and waits if it must.
 fn writer(cluster: &Cluster, host: &Host, name: &str) -> Result<Child> {
     sh("exec dd if=/dev/zero of=\"$1\" bs=100 count=1", [host.at(name)]).spawn(&cluster.path().join("writers.log"))
@@ -56,15 +58,17 @@ fn in_a_cut_the_permit_side_goes_on_and_the_others_writers_wait_interruptibly() 
 fn one_cut(cluster: &Cluster, with: usize, without: usize) -> Result<()> {
     let (with, without) = (&cluster[with], &cluster[without]);
     let word = with.name();
-    fs::create_dir(with.at(word))?;
+    // One each, as the kernel keeps a directory locked while an entry is made in it: others who come to the same
+    // directory wait in the kernel, where nobody can interrupt them, until the first is.
+    WRITERS.iter().try_for_each(|name| fs::create_dir_all(with.at(word).join(name)))?;
     fs::write(with.at(format!("{word}/permit")), "is here")?;
     cluster.converge(CONVERGE)?;
     cluster.cut()?;
     let begin = Instant::now();
 
-    let mut patient = writer(cluster, without, &format!("{word}/patient"))?;
-    let by_int = writer(cluster, without, &format!("{word}/int"))?;
-    let by_kill = writer(cluster, without, &format!("{word}/kill"))?;
+    let mut patient = writer(cluster, without, &format!("{word}/patient/file"))?;
+    let by_int = writer(cluster, without, &format!("{word}/int/file"))?;
+    let by_kill = writer(cluster, without, &format!("{word}/kill/file"))?;
     eventually(NOTICED, "both sides notice the cut", || {
         Ok(with.fileset()?["state"] == "disconnected" && without.fileset()?["state"] == "disconnected")
     })?;
@@ -84,11 +88,11 @@ fn one_cut(cluster: &Cluster, with: usize, without: usize) -> Result<()> {
     ensure!(status.success(), "the writer that waited failed: {status}");
     cluster.converge(CONVERGE)?;
     for host in cluster.hosts() {
-        ensure!(fs::metadata(host.at(format!("{word}/patient")))?.len() == 100, "no patient on {}", host.name());
+        ensure!(fs::metadata(host.at(format!("{word}/patient/file")))?.len() == 100, "no patient on {}", host.name());
         ensure!(host.at(format!("{word}/file {}", written - 1)).exists(), "the last file is not on {}", host.name());
         for gone in ["int", "kill"] {
             // The writer was interrupted before its file could be made.
-            ensure!(!host.at(format!("{word}/{gone}")).exists(), "{gone} was made on {}", host.name());
+            ensure!(!host.at(format!("{word}/{gone}/file")).exists(), "{gone} was made on {}", host.name());
         }
     }
     println!("cut with the permit at {word}: {written} files written, {dropped} packets dropped");
