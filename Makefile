@@ -56,7 +56,7 @@ lint:
 	$(CARGO) test --quiet --locked -p intermezzo-tests --test tidy
 
 unit:
-	@tests/setup.sh build
+	@tests/setup.sh test
 	$(CARGO) test --workspace --exclude intermezzo-tests --locked --no-fail-fast
 
 # On the release programs, one after the other: they use the whole machine.
