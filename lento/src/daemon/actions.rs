@@ -37,14 +37,7 @@ impl Mind {
             }
             Action::Downcall { fileset, downcall } => self.downcall(fileset, downcall),
             Action::Save { fileset, saved } => self.save(fileset, &saved),
-            Action::Absorb(fileset) => self.disk(fileset, move |store| {
-                let tail = store.absorb();
-                if let Err(why) = &tail {
-                    tracing::error!(%fileset, %why, "the log cannot be read");
-                    std::thread::sleep(DISK_PAUSE);
-                }
-                Event::Absorbed { fileset, tail: tail.unwrap_or_default() }
-            }),
+            Action::Absorb(fileset) => self.absorb(fileset),
             Action::ReadHistory { fileset, to, after } => self.disk(fileset, move |store| {
                 let result = match store.history(after, Some(to), limits::SHIPMENT_RECORDS) {
                     Ok(History::Shipment(shipment)) => HistoryResult::Shipment(shipment),
@@ -68,6 +61,41 @@ impl Mind {
             Action::FetchMissing { fileset, from, objects } => compare::start(self, fileset, from, Some(objects)),
             Action::Trim { fileset, upto } => self.trim(fileset, upto),
         }
+    }
+
+    fn absorb(&mut self, fileset: FileSetId) {
+        let trim = self.presto_to_trim(fileset);
+        self.disk(fileset, move |store| {
+            let tail = store.absorb();
+            match (&tail, trim) {
+                (Err(why), _) => {
+                    tracing::error!(%fileset, %why, "the log cannot be read");
+                    std::thread::sleep(DISK_PAUSE);
+                }
+                (Ok(_), Some(presto)) => match store.log_excess(limits::LOG_TOTAL_BYTES) {
+                    Ok(Some(upto)) => {
+                        tracing::info!(%fileset, upto, "the log is over its bound: replicas that lack more are compared");
+                        let _ = presto.blocking_send(Downcall::Trim { upto });
+                    }
+                    Ok(None) => {}
+                    Err(why) => tracing::warn!(%fileset, %why, "the log's length is not known"),
+                },
+                (Ok(_), None) => {}
+            }
+            Event::Absorbed { fileset, tail: tail.unwrap_or_default() }
+        });
+    }
+
+    /// Now and then, at the holder: the Presto whose log may be over its bound. A replicator's log stays, however long,
+    /// until the holder has it: nothing else tells of what was written there.
+    fn presto_to_trim(&mut self, fileset: FileSetId) -> Option<tokio::sync::mpsc::Sender<Downcall>> {
+        let holder = self.engine.status(fileset).is_some_and(|status| status.holder == self.identity.host);
+        let set = self.filesets.get_mut(&fileset).filter(|_| holder)?;
+        if set.log_measured.is_some_and(|at| at.elapsed() < DISK_PAUSE) {
+            return None;
+        }
+        set.log_measured = Some(std::time::Instant::now());
+        set.presto.as_ref().map(|presto| presto.downcalls.clone())
     }
 
     /// Runs something on a file set's store, in a thread that may block; its event comes back.

@@ -20,6 +20,8 @@ pub(super) struct FileSet {
     pub(super) staged: Arc<Mutex<BTreeMap<HostId, Staged>>>,
     pub(super) progress: Option<Progress>,
     pub(super) last_error: Option<(Instant, String)>,
+    /// When the length of the log was last looked at.
+    pub(super) log_measured: Option<Instant>,
     /// Whoever waits for Presto to have its log durable.
     pub(super) flushing: VecDeque<oneshot::Sender<Option<u64>>>,
 }
@@ -57,6 +59,7 @@ impl FileSet {
             staged: Arc::default(),
             progress: None,
             last_error: None,
+            log_measured: None,
             flushing: VecDeque::new(),
         }
     }

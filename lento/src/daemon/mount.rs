@@ -184,9 +184,10 @@ impl Mount {
     }
 }
 
-/// Whether a directory is a FUSE mount that nobody serves.
+/// Whether a directory is a FUSE mount that nobody serves. Its attributes may be cached; figures of the file system
+/// never are.
 pub(super) fn is_dead_mount(dir: &Path) -> bool {
-    matches!(std::fs::symlink_metadata(dir), Err(why) if why.raw_os_error() == Some(libc::ENOTCONN))
+    matches!(nix::sys::statfs::statfs(dir), Err(nix::Error::ENOTCONN))
 }
 
 fn pidfd_open(pid: u32) -> std::io::Result<OwnedFd> {

@@ -6,7 +6,7 @@ use crate::rows::Rows;
 use crate::store::{ABSORBED, ABSORBED_EPOCH, Store, Writer, lock};
 use modlog::{Finished, ReadResult};
 use nix::fcntl::OFlag;
-use protocol::{Done, Handle, HostId, Kind, Name, ObjectId, Op, Position, Record};
+use protocol::{Done, Handle, HostId, Kind, Name, ObjectId, Op, Position, Record, limits};
 use std::os::fd::AsFd;
 
 /// Records, and bytes of them, that are absorbed in one transaction.
@@ -57,6 +57,13 @@ impl Store {
             let read = writer.own.read(writer.absorbed.number, BATCH_RECORDS, BATCH_BYTES);
             let entries = match read.map_err(|why| StoreError::Log { host, why: why.to_string() })? {
                 ReadResult::Entries(entries) => entries,
+                // All that was before went with the power, and numbers begin anew beyond a gap.
+                ReadResult::TooOld { first_available }
+                    if first_available - writer.absorbed.number > limits::LOG_GAP_RECORDS / 2 =>
+                {
+                    writer.absorbed.number = first_available - 1;
+                    continue;
+                }
                 ReadResult::TooOld { first_available } => {
                     return Err(StoreError::LogGap { absorbed: writer.absorbed.number, first_available });
                 }

@@ -103,6 +103,10 @@ impl Store {
         &self.config
     }
 
+    pub(crate) fn absorbed_number(&self) -> u64 {
+        lock(&self.writer).absorbed.number
+    }
+
     pub(crate) fn look_up<T>(&self, query: impl FnOnce(&Index) -> Result<T, StoreError>) -> Result<T, StoreError> {
         query(&lock(&self.reader))
     }

@@ -44,6 +44,39 @@ impl Store {
         Ok(sum)
     }
 
+    /// If this host's own log is longer than `bound` bytes: up to which number it may go to be well within it again, if
+    /// peers that lack more are to be brought up by comparison. Nothing goes that was not absorbed.
+    pub fn log_excess(&self, bound: u64) -> Result<Option<u64>, StoreError> {
+        let what = "reading the log's directory";
+        let dir = open_log(&self.bottom, None)?;
+        let mut segments = Vec::new();
+        for entry in self.bottom.read_dir(dir.as_fd()).map_err(StoreError::io(what))? {
+            let entry = entry.map_err(StoreError::io(what))?;
+            let first = std::str::from_utf8(entry.name.as_bytes()).ok().and_then(|name| name.strip_suffix(".log"));
+            if let (Some(first), Ok(stat)) = (
+                first.and_then(|first| first.parse::<u64>().ok()),
+                fstatat(&dir, entry.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW),
+            ) {
+                segments.push((first, u64::try_from(stat.st_size).unwrap_or(0)));
+            }
+        }
+        segments.sort_unstable();
+        let mut total: u64 = segments.iter().map(|(_, size)| size).sum();
+        if total <= bound {
+            return Ok(None);
+        }
+        let absorbed = self.absorbed_number();
+        let mut upto = None;
+        for pair in segments.windows(2) {
+            if total <= bound / 4 * 3 || pair[1].0 > absorbed + 1 {
+                break;
+            }
+            total -= pair[0].1;
+            upto = Some(pair[1].0 - 1);
+        }
+        Ok(upto)
+    }
+
     /// What a peer that stands at `after` lacks of this host's own log. Reads that part of the log.
     pub fn pending(&self, after: Position) -> Result<Pending, StoreError> {
         let me = self.config.host;

@@ -96,7 +96,10 @@ fn random_id() -> Result<FileSetId, Failure> {
 
 fn adopt(home: &Path, host: HostId, config: &FileSetConfig, answers: &Answers) -> Result<OpenStore, Failure> {
     make_directory(&config.store)?;
-    let bottom = Arc::new(Bottom::new(open_directory(&config.store)?).map_err(failed)?);
+    let root = open_directory(&config.store)?;
+    // `.intermezzo` appears in the directory, which is not a change that its owner made.
+    let times = nix::sys::stat::fstat(&root).map_err(failed)?;
+    let bottom = Arc::new(Bottom::new(root).map_err(failed)?);
     let mut pace = Pace::new("adopting");
     let mut tell = |objects| {
         if let Some(progress) = pace.due(objects, 0, None) {
@@ -104,6 +107,8 @@ fn adopt(home: &Path, host: HostId, config: &FileSetConfig, answers: &Answers) -
         }
     };
     let store = Store::adopt(bottom, store_config(home, host, config), &mut tell).map_err(failed)?;
+    let mtime = nix::sys::time::TimeSpec::new(times.st_mtime, times.st_mtime_nsec);
+    nix::sys::stat::futimens(store.bottom().root(), &nix::sys::time::TimeSpec::UTIME_OMIT, &mtime).map_err(failed)?;
     store.sync().map_err(failed)?;
     ready(store, Some(Saved::held_by(host, host)))
 }
