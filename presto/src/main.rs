@@ -37,12 +37,6 @@ struct Arguments {
     /// Let changes that wait this long for the permit fail with ETIMEDOUT; the default is to wait until interrupted
     #[arg(long, value_name = "SECS")]
     soft: Option<u64>,
-    /// Bytes that the log should not exceed; beyond it a warning is given until Lento trims it
-    #[arg(long, value_name = "BYTES", default_value_t = protocol::limits::LOG_TOTAL_BYTES)]
-    log_bound: u64,
-    /// Stay in the foreground (it always does; accepted for symmetry with other file systems)
-    #[arg(long)]
-    foreground: bool,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -60,7 +54,6 @@ fn main() -> anyhow::Result<()> {
         socket: arguments.socket,
         threads: arguments.threads.into(),
         soft: arguments.soft.map(Duration::from_secs),
-        log_bytes: arguments.log_bound,
     })?;
     Ok(())
 }

@@ -56,8 +56,6 @@ pub struct Options {
     pub threads: usize,
     /// How long a change waits for the permit; for ever if `None`.
     pub soft: Option<Duration>,
-    /// Bytes that the log should not exceed.
-    pub log_bytes: u64,
 }
 
 /// Mounts, prints `ready`, serves, and returns when it is unmounted: by SIGTERM or SIGINT, by Lento, or by `umount`.
@@ -76,8 +74,7 @@ pub fn run(options: Options) -> Result<(), MountError> {
         other => MountError::Store { path: options.store.clone(), source: other.into() },
     })?;
     let log = subdirectory(&private, "log")?;
-    let log_options =
-        modlog::Options { total_bytes: options.log_bytes, ..modlog::Options::new(options.fileset, options.host) };
+    let log_options = modlog::Options::new(options.fileset, options.host);
     let (mut writer, recovered) = Writer::open(duplicate(&log)?, log_options)?;
     let end = marker.last_end().map_err(|e| private_error("the marker", e))?;
     let lost_after = recovery::recover(&bottom, options.host, &log, &mut writer, recovered, end)?;

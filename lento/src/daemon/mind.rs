@@ -249,9 +249,8 @@ impl Mind {
     }
 
     pub(super) fn start_mount(&mut self, id: FileSetId) {
-        let holder = self.engine.status(id).is_some_and(|s| s.holder == self.identity.host);
         let Some(set) = self.filesets.get_mut(&id) else { return };
-        let mount = Mount { home: self.home.clone(), host: self.identity.host, config: set.config.clone(), holder };
+        let mount = Mount { home: self.home.clone(), host: self.identity.host, config: set.config.clone() };
         set.mount.state = MountState::Starting;
         set.mount.keeper = Some(mount::keep(mount, self.inputs.clone()));
     }

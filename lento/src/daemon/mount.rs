@@ -6,7 +6,7 @@ use super::files::FileSetConfig;
 use super::input::{Input, MountNews};
 use lento_cli::control::WaitPolicy;
 use nix::mount::{MntFlags, umount2};
-use protocol::{FileSetId, HostId, limits};
+use protocol::{FileSetId, HostId};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -27,8 +27,6 @@ pub(super) struct Mount {
     pub(super) home: PathBuf,
     pub(super) host: HostId,
     pub(super) config: FileSetConfig,
-    /// The holder's log may drop what replicators that are away lack; a replicator's may not.
-    pub(super) holder: bool,
 }
 
 /// Keeps a mount up until the returned sender says stop (or is dropped).
@@ -156,9 +154,6 @@ impl Mount {
             .stderr(log)
             // Signals to the daemon's terminal are not for it.
             .process_group(0);
-        if self.holder {
-            command.arg("--log-bound").arg(limits::LOG_TOTAL_BYTES.to_string());
-        }
         if let WaitPolicy::Soft { timeout_ms } = self.config.wait {
             command.arg("--soft").arg(timeout_ms.div_ceil(1000).max(1).to_string());
         }

@@ -31,8 +31,6 @@ pub struct Options {
     pub fileset: FileSetId,
     /// The host whose records these are.
     pub host: HostId,
-    /// Bytes that all segments together should not exceed; see [`Writer::enforce_bound`].
-    pub total_bytes: u64,
     /// Bytes after which a new segment is begun.
     pub segment_bytes: u64,
 }
@@ -40,7 +38,7 @@ pub struct Options {
 impl Options {
     /// The bounds of [`limits`].
     pub fn new(fileset: FileSetId, host: HostId) -> Self {
-        Self { fileset, host, total_bytes: limits::LOG_TOTAL_BYTES, segment_bytes: limits::LOG_SEGMENT_BYTES }
+        Self { fileset, host, segment_bytes: limits::LOG_SEGMENT_BYTES }
     }
 }
 
@@ -272,19 +270,6 @@ impl Writer {
             self.remove_oldest()?;
         }
         Ok(())
-    }
-
-    /// Removes the oldest segments while the log is longer than its bound, but none that has records later than
-    /// `protect_after`. Says whether the log is within its bound now.
-    pub fn enforce_bound(&mut self, protect_after: Option<u64>) -> Result<bool, LogError> {
-        while self.bytes() > self.options.total_bytes {
-            let Some(next) = self.segments.get(1) else { return Ok(false) };
-            if protect_after.is_some_and(|after| next.first > after.saturating_add(1)) {
-                return Ok(false);
-            }
-            self.remove_oldest()?;
-        }
-        Ok(true)
     }
 
     /// Bytes in all segments.

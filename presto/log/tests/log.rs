@@ -13,7 +13,7 @@ fn host() -> HostId {
 }
 
 fn options() -> Options {
-    Options { segment_bytes: 4096, total_bytes: 16384, ..Options::new(FileSetId::from_bytes([9; 16]), host()) }
+    Options { segment_bytes: 4096, ..Options::new(FileSetId::from_bytes([9; 16]), host()) }
 }
 
 fn dir(path: &Path) -> OwnedFd {
@@ -185,18 +185,6 @@ fn a_new_segment_repeats_the_open_files_and_trimming_keeps_the_numbers() {
     assert_eq!(reader.read(5, 10, 10_000).expect("readable"), ReadResult::TooOld { first_available: firsts[3] });
     write(&mut w, 1);
     assert_eq!(read_all(&mut reader, last), vec![last + 1]);
-}
-
-#[test]
-fn the_bound_is_kept_but_not_beyond_what_is_protected() {
-    let tmp = tempfile::tempdir().expect("tmp");
-    let (mut w, _) = writer(tmp.path());
-    write(&mut w, 400);
-    assert!(w.bytes() > options().total_bytes);
-    assert!(!w.enforce_bound(Some(0)).expect("nothing may go"));
-    assert_eq!(read_all(&mut Reader::open(dir(tmp.path())), 0).len(), 400);
-    assert!(w.enforce_bound(None).expect("all may go"));
-    assert!(w.bytes() <= options().total_bytes);
 }
 
 #[test]
