@@ -44,10 +44,10 @@ demo:
 # In the order of what is found out soonest.
 test:
 	@tests/setup.sh test
-	$(MAKE) --no-print-directory lint
-	$(MAKE) --no-print-directory unit
-	$(MAKE) --no-print-directory docs
-	$(MAKE) --no-print-directory mounted
+	time $(MAKE) --no-print-directory lint
+	time $(MAKE) --no-print-directory unit
+	time $(MAKE) --no-print-directory docs
+	time $(MAKE) --no-print-directory mounted
 
 lint:
 	@tests/setup.sh build
