@@ -57,8 +57,8 @@ impl Mind {
                     session.reply().await.map_err(failed)?;
                 }
                 let store = close(&inputs, id).await?;
-                let strip = tokio::task::spawn_blocking(move || store.remove_identity(&mut |_| {}));
-                strip.await.map_err(failed)?.map_err(failed)?;
+                let strip = tokio::task::spawn_blocking(move || strip(&store));
+                strip.await.map_err(failed)??;
                 Ok(Some(format!(
                     "{name} is no file set of this host any more; its files are in {}",
                     store_path.display()
@@ -102,6 +102,26 @@ impl Mind {
             }
         });
     }
+}
+
+/// Takes everything of ours out of a store, and its index out of the home.
+fn strip(store: &Store) -> Result<(), Failure> {
+    let root = store.bottom().root();
+    // That `.intermezzo` goes is not a change of the directory that its owner made.
+    let times = nix::sys::stat::fstat(root).map_err(failed)?;
+    store.remove_identity(&mut |_| {}).map_err(failed)?;
+    let mtime = nix::sys::time::TimeSpec::new(times.st_mtime, times.st_mtime_nsec);
+    nix::sys::stat::futimens(root, &nix::sys::time::TimeSpec::UTIME_OMIT, &mtime).map_err(failed)?;
+    let index = &store.config().index;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut path = index.clone().into_os_string();
+        path.push(suffix);
+        match std::fs::remove_file(&path) {
+            Err(why) if why.kind() != std::io::ErrorKind::NotFound => return Err(failed(why)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Takes a file set out of the daemon; returns its store when nobody else works with it.
