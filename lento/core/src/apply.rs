@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, VecDeque};
 const GROUP_RECORDS: usize = 8192;
 /// Attempts to fetch something that neither comes nor is explained by a record, before the trees are compared.
 const FRUITLESS_ROUNDS: u32 = 40;
+/// Rounds after which content that keeps changing is told of.
+const RESTLESS_ROUNDS: u32 = 20;
 /// Rounds in vain after which the peer is asked for more records than its window allows.
 const ROUNDS_TO_SHIP_MORE: u32 = 2;
 
@@ -198,7 +200,12 @@ impl Apply {
                 StageResult::Gone if removed.contains_key(&id) => {
                     self.staged.insert(id, removed[&id]);
                 }
-                StageResult::Changed => wait = wait.max(Some(self.pause())),
+                StageResult::Changed => {
+                    wait = wait.max(Some(self.pause()));
+                    if self.rounds > RESTLESS_ROUNDS {
+                        reason = format!("the content of object {id} does not come to rest at its source");
+                    }
+                }
                 StageResult::Gone => {
                     gone = true;
                     wait = wait.max(Some(limits::CHANGED_RETRY_MS));

@@ -83,11 +83,13 @@ impl Filter {
         let change = set.change();
         let id = self.id_of_path(&fd, handle)?;
         let op = |_| Op::Setattr { id, change, before: before(&change, &was) };
+        let told = self.told.lock(id);
         let stat = self.record(pass, caller, op, |_| {
             apply(&fd, &change, caller)?;
             let stat = stat_fd(&fd)?;
             Ok((stat, Done { handle: None, attr: Some(stat.attr()) }))
         })?;
+        drop(told);
         match change.size {
             Some(_) => self.store_truncated(pass, caller, id, open.as_deref(), &stat)?,
             None => {

@@ -64,6 +64,25 @@ pub(crate) struct Entry {
     pub(crate) stat: Stat,
 }
 
+/// Locks under which what the log says of a file's times is true when it is said: a store looks at the file and is
+/// appended under its lock, and the setting of a time is appended and done under it. Without them a store could tell, last,
+/// the time from before it was set, and no version of the file would ever match the log. Several objects share one.
+struct Told([std::sync::Mutex<()>; 64]);
+
+impl Default for Told {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| std::sync::Mutex::default()))
+    }
+}
+
+impl Told {
+    fn lock(&self, id: protocol::ObjectId) -> std::sync::MutexGuard<'_, ()> {
+        let place = (id.counter % self.0.len() as u64) as usize;
+        // There is nothing behind it that a panic could have left half done.
+        self.0[place].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
 /// The filter over one file set. Shared by all threads.
 pub(crate) struct Filter {
     pub(crate) bottom: Bottom,
@@ -75,6 +94,8 @@ pub(crate) struct Filter {
     passthrough: Box<dyn Passthrough>,
     /// Told of content that was written to an inode after another one took its place.
     orphans: Box<dyn Fn(Replaced) + Send + Sync>,
+    /// Order: a file's state, then this.
+    told: Told,
 }
 
 impl std::fmt::Debug for Filter {
@@ -92,7 +113,17 @@ impl Filter {
         passthrough: Box<dyn Passthrough>,
         orphans: Box<dyn Fn(Replaced) + Send + Sync>,
     ) -> Self {
-        Self { bottom, host, journal, gate, dirs: Dirs::new(host), files: OpenFiles::default(), passthrough, orphans }
+        Self {
+            bottom,
+            host,
+            journal,
+            gate,
+            dirs: Dirs::new(host),
+            files: OpenFiles::default(),
+            passthrough,
+            orphans,
+            told: Told::default(),
+        }
     }
 
     /// The inode that FUSE means by a node id.

@@ -33,6 +33,7 @@ impl Filter {
 
     fn store_state(&self, pass: &Pass<'_>, caller: Caller, state: &mut State) -> Result<()> {
         let (Some(opened), Some(id)) = (&state.file, state.id) else { return Ok(()) };
+        let _told = self.told.lock(id);
         let stat = stat_fd(&**opened)?;
         let version = Version::of(&stat);
         // What has no name any more is nobody's concern, and what was replaced is not the object any more.
