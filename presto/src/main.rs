@@ -37,6 +37,9 @@ struct Arguments {
     /// Let changes that wait this long for the permit fail with ETIMEDOUT; the default is to wait until interrupted
     #[arg(long, value_name = "SECS")]
     soft: Option<u64>,
+    /// The last number that an earlier log of this host in this file set gave: a new log begins well after it
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    numbers_after: u64,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -54,6 +57,7 @@ fn main() -> anyhow::Result<()> {
         socket: arguments.socket,
         threads: arguments.threads.into(),
         soft: arguments.soft.map(Duration::from_secs),
+        numbers_after: arguments.numbers_after,
     })?;
     Ok(())
 }

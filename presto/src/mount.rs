@@ -56,6 +56,8 @@ pub struct Options {
     pub threads: usize,
     /// How long a change waits for the permit; for ever if `None`.
     pub soft: Option<Duration>,
+    /// The last number that an earlier log of this host in this file set gave, 0 for none: a new log begins well after it.
+    pub numbers_after: u64,
 }
 
 /// Mounts, prints `ready`, serves, and returns when it is unmounted: by SIGTERM or SIGINT, by Lento, or by `umount`.
@@ -77,6 +79,10 @@ pub fn run(options: Options) -> Result<(), MountError> {
     let log_options = modlog::Options::new(options.fileset, options.host);
     let (mut writer, recovered) = Writer::open(duplicate(&log)?, log_options)?;
     let end = marker.last_end().map_err(|e| private_error("the marker", e))?;
+    if writer.last() == 0 && options.numbers_after > 0 {
+        // Beyond a gap, as after a loss of power: readers know those.
+        writer.skip(options.numbers_after.saturating_add(protocol::limits::LOG_GAP_RECORDS));
+    }
     let lost_after = recovery::recover(&bottom, options.host, &log, &mut writer, recovered, end)?;
     marker.set(false).map_err(|e| private_error("the marker", e))?;
 

@@ -259,7 +259,8 @@ impl Engine {
             let holder = set.is_holder();
             let Some(link) = set.links.get_mut(&from) else { return };
             // A replicator ships what it wrote itself; only the holder forwards what others wrote.
-            if holder && !shipment.records.is_empty() && shipment.writer != from {
+            let foreign = !shipment.records.is_empty() && shipment.writer != from;
+            if holder && (foreign || shipment.upto.epoch > set.saved.epoch) {
                 sane = false;
             } else if link.copy == Copying::Not {
                 match link.apply.handle_shipment(shipment) {
@@ -270,7 +271,10 @@ impl Engine {
             }
         });
         if !sane {
-            self.disconnect(from, "it shipped more than the window allows, or in another host's name");
+            self.disconnect(
+                from,
+                "it shipped more than the window allows, in another host's name, or of an epoch that was not given",
+            );
         }
     }
 
@@ -295,6 +299,8 @@ impl FileSet {
             PrestoEvent::Absent => {
                 self.mine.handle_presto_gone(true);
                 self.become_known(out);
+                // Its last records may not have been announced.
+                self.absorb(out);
             }
             PrestoEvent::WantsPermit => self.mine.wanted = true,
             PrestoEvent::Released { last } => {
@@ -319,7 +325,8 @@ impl FileSet {
     }
 
     fn handle_absorbed(&mut self, tail: Position, out: &mut VecDeque<Action>) {
-        let again = self.absorbing == Absorbing::RunningAgain;
+        // A log that could not be read is read again before anything is concluded from where it ends.
+        let again = self.absorbing == Absorbing::RunningAgain || tail < self.tail;
         self.absorbing = Absorbing::Idle;
         self.tail = self.tail.max(tail);
         for link in self.links.values_mut() {
@@ -446,7 +453,7 @@ impl FileSet {
                     let message = Message::Revoke { fileset: self.id, epoch };
                     out.push_back(Action::Send { to: from, message });
                 }
-                Some(epoch) if epoch > self.saved.epoch => {
+                Some(epoch) if epoch > self.saved.epoch && epoch < u64::MAX / 2 => {
                     self.saved.epoch = epoch;
                     self.save(out);
                 }

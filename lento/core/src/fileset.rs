@@ -211,6 +211,10 @@ impl FileSet {
 
     fn advance_my_permit(&mut self, now_ms: u64, out: &mut VecDeque<Action>) {
         loop {
+            if matches!(self.mine.state, Mine::Draining { .. }) && self.absorbing != Absorbing::Idle {
+                // Where the log ends is not known before it was read: the epoch ends there.
+                return;
+            }
             let (applied, may_ask) = if self.is_holder() {
                 (self.history_end(), true)
             } else {

@@ -2,6 +2,7 @@
 
 use super::files::FileSetConfig;
 use lento_cli::control::{MountState, Progress};
+use lento_core::PrestoEvent;
 use lento_store::{Staged, Store};
 use protocol::{Downcall, HostId};
 use std::collections::{BTreeMap, VecDeque};
@@ -15,6 +16,8 @@ pub(super) struct FileSet {
     /// Open from the beginning of its work; absent while its directory cannot be opened yet.
     pub(super) store: Option<Arc<Store>>,
     pub(super) presto: Option<Presto>,
+    /// What Presto said before the store was open, for the core when it is.
+    pub(super) early: Vec<PrestoEvent>,
     pub(super) mount: MountView,
     /// Contents that were fetched and not yet committed, by the peer that they came from.
     pub(super) staged: Arc<Mutex<BTreeMap<HostId, Staged>>>,
@@ -39,8 +42,10 @@ pub(super) struct MountView {
     pub(super) restarts: u64,
     /// Says stop to the supervisor; absent while nothing is mounted.
     pub(super) keeper: Option<watch::Sender<bool>>,
-    /// Whoever waits for the mount to be up, or gone.
+    /// Whoever waits for the mount to be up.
     pub(super) waiting: Vec<oneshot::Sender<Result<(), String>>>,
+    /// Whoever waits for it to be gone.
+    pub(super) ending: Vec<oneshot::Sender<Result<(), String>>>,
 }
 
 impl FileSet {
@@ -49,18 +54,28 @@ impl FileSet {
             config,
             store: None,
             presto: None,
+            early: Vec::new(),
             mount: MountView {
                 state: MountState::Unmounted,
                 pid: None,
                 restarts: 0,
                 keeper: None,
                 waiting: Vec::new(),
+                ending: Vec::new(),
             },
             staged: Arc::default(),
             progress: None,
             last_error: None,
             log_measured: None,
             flushing: VecDeque::new(),
+        }
+    }
+
+    /// Presto is gone: it answers nobody any more.
+    pub(super) fn lose_presto(&mut self) {
+        self.presto = None;
+        for reply in self.flushing.drain(..) {
+            let _ = reply.send(None);
         }
     }
 

@@ -121,10 +121,8 @@ impl Mind {
             Input::PrestoGone { fileset, connection } => {
                 let Some(set) = self.filesets.get_mut(&fileset) else { return };
                 if set.presto.as_ref().is_some_and(|presto| presto.connection == connection) {
-                    set.presto = None;
-                    for reply in set.flushing.drain(..) {
-                        let _ = reply.send(None);
-                    }
+                    set.lose_presto();
+                    set.early.clear();
                     self.tell(Event::Presto { fileset, event: PrestoEvent::Down });
                 }
             }
@@ -185,7 +183,7 @@ impl Mind {
         }
     }
 
-    fn begin_open(&mut self, id: FileSetId) {
+    pub(super) fn begin_open(&mut self, id: FileSetId) {
         let Some(set) = self.filesets.get(&id) else { return };
         super::control::open::open_from_path(&self.home, self.identity.host, set.config.clone(), self.inputs.clone());
     }
@@ -198,6 +196,10 @@ impl Mind {
                 let mount_now = config.mounted;
                 self.filesets.entry(id).or_insert_with(|| FileSet::new(config));
                 self.go_to_work(id, open);
+                let early = self.filesets.get_mut(&id).map(|set| std::mem::take(&mut set.early)).unwrap_or_default();
+                for event in early {
+                    self.tell(Event::Presto { fileset: id, event });
+                }
                 if mount_now && self.filesets.get(&id).is_some_and(|set| set.mount.keeper.is_none()) {
                     self.start_mount(id);
                 }
@@ -264,7 +266,7 @@ impl Mind {
         let Some(presto) = &set.presto else { return };
         if presto.downcalls.try_send(downcall).is_err() {
             // It takes nothing any more: it says hello again, and all is told anew.
-            set.presto = None;
+            set.lose_presto();
             set.fail("presto does not take its messages; its connection is closed");
             self.tell(Event::Presto { fileset, event: PrestoEvent::Down });
         }
@@ -276,14 +278,15 @@ impl Mind {
             tracing::warn!(%fileset, pid, "a Presto of a file set that is not on this host");
             return;
         };
+        set.lose_presto();
         set.presto = Some(Presto { connection, downcalls });
         set.mount.pid = Some(pid);
         if set.store.is_none() {
             // The daemon was started anew over a living mount: only Presto can reach the bottom.
             let config = set.config.clone();
             let inputs = self.inputs.clone();
-            let event = Event::Presto { fileset, event: PrestoEvent::Up { permit, lost_after } };
-            super::control::open::open_from_fd(&self.home, self.identity.host, config, bottom, inputs, event);
+            set.early = vec![PrestoEvent::Up { permit, lost_after }];
+            super::control::open::open_from_fd(&self.home, self.identity.host, config, bottom, inputs);
             return;
         }
         self.tell(Event::Presto { fileset, event: PrestoEvent::Up { permit, lost_after } });
@@ -321,7 +324,10 @@ impl Mind {
                 return;
             }
         };
-        self.tell(Event::Presto { fileset, event });
+        match self.filesets.get_mut(&fileset) {
+            Some(set) if set.store.is_none() => set.early.push(event),
+            _ => self.tell(Event::Presto { fileset, event }),
+        }
     }
 
     fn take_mount_news(&mut self, fileset: FileSetId, news: MountNews) {
@@ -352,7 +358,9 @@ impl Mind {
                 set.mount.state = MountState::Unmounted;
                 set.mount.pid = None;
                 set.mount.keeper = None;
-                set.mount.waiting.drain(..).for_each(|reply| drop(reply.send(Ok(()))));
+                set.lose_presto();
+                let mount = &mut set.mount;
+                mount.waiting.drain(..).chain(mount.ending.drain(..)).for_each(|reply| drop(reply.send(Ok(()))));
                 self.tell(Event::Presto { fileset, event: PrestoEvent::Absent });
             }
         }

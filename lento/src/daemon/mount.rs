@@ -36,6 +36,11 @@ pub(super) fn keep(mount: Mount, inputs: mpsc::Sender<Input>) -> watch::Sender<b
     stop
 }
 
+/// Where the last number of a log that was removed is kept.
+pub(super) fn numbers_path(home: &Path, fileset: FileSetId) -> PathBuf {
+    home.join(format!("fsdb/{fileset}.last"))
+}
+
 /// The process id of the Presto that serves a file set, if there is one.
 pub(super) fn living_presto(home: &Path, fileset: FileSetId) -> Option<u32> {
     let pid: u32 = std::fs::read_to_string(pid_path(home, fileset)).ok()?.trim().parse().ok()?;
@@ -154,6 +159,9 @@ impl Mount {
             .stderr(log)
             // Signals to the daemon's terminal are not for it.
             .process_group(0);
+        if let Ok(last) = std::fs::read_to_string(numbers_path(&self.home, self.config.id)) {
+            command.arg("--numbers-after").arg(last.trim());
+        }
         if let WaitPolicy::Soft { timeout_ms } = self.config.wait {
             command.arg("--soft").arg(timeout_ms.div_ceil(1000).max(1).to_string());
         }

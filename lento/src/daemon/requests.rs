@@ -76,7 +76,10 @@ impl Mind {
                 answer(responder, &Reply::Done);
             }
             Request::GetPermit { fileset } => {
-                if self.shares(host, fileset) {
+                let links = self.engine.status(fileset).map(|status| status.links).unwrap_or_default();
+                if links.iter().any(|link| link.peer == host && !link.in_step) {
+                    refuse(responder, Refusal::Busy("the copies are compared first".into()));
+                } else if self.shares(host, fileset) {
                     // A second request means that the first one's answer is not awaited any more.
                     self.permit_requests.insert((fileset, host), responder);
                     self.tell(Event::PermitRequested { from: host, fileset });

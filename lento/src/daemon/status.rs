@@ -8,7 +8,6 @@ use lento_cli::control::{
 };
 use lento_core::LinkStatus;
 use protocol::{HostId, HostName, Position};
-use std::path::Path;
 use std::time::Instant;
 
 impl Mind {
@@ -88,7 +87,7 @@ impl Mind {
             objects: set.store.as_ref().and_then(|store| store.objects().ok()).unwrap_or(0),
             log_bytes: log_bytes(set),
             replicas,
-            conflicts: count(&set.config.store.join(".intermezzo/conflicts")),
+            conflicts: set.store.as_ref().map_or(0, |store| store.conflicts()),
             last_error: set.last_error.as_ref().map(trouble),
         }
     }
@@ -153,10 +152,6 @@ fn worst(states: impl Iterator<Item = ReplicaState>) -> ReplicaState {
 
 fn trouble((at, text): &(Instant, String)) -> Trouble {
     Trouble { ago_s: at.elapsed().as_secs(), text: text.clone() }
-}
-
-fn count(dir: &Path) -> u64 {
-    std::fs::read_dir(dir).map_or(0, |entries| entries.count() as u64)
 }
 
 fn log_bytes(set: &FileSet) -> u64 {

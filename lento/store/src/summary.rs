@@ -29,6 +29,12 @@ impl Store {
         self.look_up(|index| index.count_objects())
     }
 
+    /// Contents that were kept aside. Read through the bottom: a mount over the store hides them, and asking it could
+    /// wait for somebody who waits for the caller.
+    pub fn conflicts(&self) -> u64 {
+        self.bottom.read_dir(self.bottom.conflicts()).map_or(0, |entries| entries.count() as u64)
+    }
+
     /// Bytes of this host's own log on disk.
     pub fn log_bytes(&self) -> Result<u64, StoreError> {
         let what = "reading the log's directory";

@@ -103,7 +103,7 @@ impl Mind {
         let waits = match &set.mount.keeper {
             Some(keeper) => {
                 let _ = keeper.send(true);
-                set.mount.waiting.push(reply);
+                set.mount.ending.push(reply);
                 Some(answer)
             }
             None => None,

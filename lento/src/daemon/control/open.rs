@@ -4,7 +4,7 @@ use crate::daemon::error::{failed, hinted};
 use crate::daemon::files::FileSetConfig;
 use crate::daemon::input::{Answers, Input, OpenStore, Opened};
 use lento_cli::control::{ControlEvent, Failure};
-use lento_core::{Event, Saved};
+use lento_core::Saved;
 use lento_store::{Bottom, Store, StoreConfig, StoreError};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -69,20 +69,18 @@ pub(in crate::daemon) fn open_from_path(home: &Path, host: HostId, config: FileS
     });
 }
 
-/// Opens the store by the descriptor that a living Presto handed over; then `event` tells of that Presto.
+/// Opens the store by the descriptor that a living Presto handed over.
 pub(in crate::daemon) fn open_from_fd(
     home: &Path,
     host: HostId,
     config: FileSetConfig,
     bottom: OwnedFd,
     inputs: mpsc::Sender<Input>,
-    event: Event,
 ) {
     let home = home.to_owned();
     tokio::task::spawn_blocking(move || {
         let result = reopen(&home, host, &config, bottom);
         let _ = inputs.blocking_send(Input::Opened(Box::new(Opened { config, result, answers: None })));
-        let _ = inputs.blocking_send(Input::Event(event));
     });
 }
 

@@ -3,6 +3,8 @@
 use super::open::{open_directory, store_config};
 use super::{conclude, end};
 use crate::daemon::error::{failed, hinted, no_fileset};
+use crate::daemon::files::FileSetConfig;
+use crate::daemon::fileset::FileSet;
 use crate::daemon::input::{Answers, Call, Input};
 use crate::daemon::mind::Mind;
 use crate::daemon::progress::Pace;
@@ -10,7 +12,7 @@ use crate::daemon::requests::call;
 use lento_cli::control::{ControlEvent, Failure};
 use lento_store::{Bottom, Store};
 use protocol::{FileSetId, FileSetName, Request};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -36,7 +38,7 @@ impl Mind {
         let holder = status.map(|s| s.holder).filter(|holder| *holder != self.identity.host);
         let connection = holder.and_then(|holder| self.network.connection(holder));
         let unmounted = self.stop_mount(id);
-        let (inputs, name) = (self.inputs.clone(), name.clone());
+        let (inputs, name, home) = (self.inputs.clone(), name.clone(), self.home.clone());
         let store_path = self.filesets.get(&id).map(|set| set.config.store.clone()).unwrap_or_default();
         tokio::spawn(async move {
             let result = async {
@@ -57,7 +59,7 @@ impl Mind {
                     session.reply().await.map_err(failed)?;
                 }
                 let store = close(&inputs, id).await?;
-                let strip = tokio::task::spawn_blocking(move || strip(&store));
+                let strip = tokio::task::spawn_blocking(move || strip(&store, &home));
                 strip.await.map_err(failed)??;
                 Ok(Some(format!(
                     "{name} is no file set of this host any more; its files are in {}",
@@ -76,6 +78,7 @@ impl Mind {
                 format!("`lento fsck {name} --rebuild` makes it anew; `lento verify {name}` compares the copies");
             return end(&answers, [ControlEvent::Note(hint), ControlEvent::Done(None)]);
         }
+        let open = self.store(id).is_some();
         let remount = self.filesets.get(&id).is_some_and(|set| set.config.mounted);
         let unmounted = self.stop_mount(id);
         let (home, host, inputs, name) = (self.home.clone(), self.identity.host, self.inputs.clone(), name.clone());
@@ -85,7 +88,9 @@ impl Mind {
                 if let Some(gone) = unmounted? {
                     gone.await.map_err(failed)?.map_err(failed)?;
                 }
-                drop(close(&inputs, id).await);
+                if open {
+                    drop(close(&inputs, id).await?);
+                }
                 let (progress, mut config2) = (answers.clone(), config.clone());
                 config2.mounted = remount;
                 let rebuilding = config2.clone();
@@ -98,17 +103,22 @@ impl Mind {
             .await;
             if let Err(failure) = result {
                 tracing::warn!(%name, why = failure.message, "fsck failed");
+                restore(&inputs, config, remount).await;
                 conclude(&answers, Err(failure)).await;
             }
         });
     }
 }
 
-/// Takes everything of ours out of a store, and its index out of the home.
-fn strip(store: &Store) -> Result<(), Failure> {
+/// Takes everything of ours out of a store, and its index out of the home. What stays there is the number of its last
+/// record: should this host replicate the file set again, it may give no number, and so no object id, twice.
+fn strip(store: &Store, home: &Path) -> Result<(), Failure> {
     let root = store.bottom().root();
     // That `.intermezzo` goes is not a change of the directory that its owner made.
     let times = nix::sys::stat::fstat(root).map_err(failed)?;
+    let last = store.absorb().map_err(failed)?.number;
+    std::fs::write(crate::daemon::mount::numbers_path(home, store.config().fileset), last.to_string())
+        .map_err(failed)?;
     store.remove_identity(&mut |_| {}).map_err(failed)?;
     let mtime = nix::sys::time::TimeSpec::new(times.st_mtime, times.st_mtime_nsec);
     nix::sys::stat::futimens(root, &nix::sys::time::TimeSpec::UTIME_OMIT, &mtime).map_err(failed)?;
@@ -124,11 +134,26 @@ fn strip(store: &Store) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Gives a file set whose check failed back to the daemon, as it was.
+async fn restore(inputs: &mpsc::Sender<Input>, mut config: FileSetConfig, mounted: bool) {
+    config.mounted = mounted;
+    let again = Call::Do(Box::new(move |mind: &mut Mind| {
+        let id = config.id;
+        mind.filesets.entry(id).or_insert_with(|| FileSet::new(config)).config.mounted = mounted;
+        if let Err(failure) = mind.save_filesets() {
+            tracing::error!(why = failure.message, "the list of file sets is not kept");
+        }
+        mind.begin_open(id);
+    }));
+    let _ = inputs.send(Input::Call(again)).await;
+}
+
 /// Takes a file set out of the daemon; returns its store when nobody else works with it.
 async fn close(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Result<Store, Failure> {
     let taken = call(inputs, |reply| {
         Call::Do(Box::new(move |mind: &mut Mind| {
             mind.engine.remove_fileset(id);
+            mind.permit_requests.retain(|(fileset, _), _| *fileset != id);
             let store = mind.filesets.remove(&id).and_then(|set| set.store);
             let _ = reply.send(store.map(|store| (store, mind.save_filesets())));
         }))

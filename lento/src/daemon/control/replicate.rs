@@ -41,9 +41,19 @@ impl Mind {
                 config.id = fileset;
                 let making = config.clone();
                 let made = tokio::task::spawn_blocking(move || make(&home, me, holder, &making)).await;
-                let open =
-                    made.unwrap_or_else(|why| Err(failed(format!("making the replica was interrupted: {why}"))))?;
-                Ok((config, open))
+                match made.unwrap_or_else(|why| Err(failed(format!("making the replica was interrupted: {why}")))) {
+                    Ok(open) => Ok((config, open)),
+                    Err(failure) => {
+                        // The holder must not wait for a replica that there is not.
+                        let connection = call(&inputs, |reply| {
+                            Call::Do(Box::new(move |mind: &mut Mind| drop(reply.send(mind.network.connection(holder)))))
+                        });
+                        if let Some(connection) = connection.await.flatten() {
+                            let _ = ask(&connection, Request::DropReplica { fileset }).await;
+                        }
+                        Err(failure)
+                    }
+                }
             }
             .await;
             match result {

@@ -49,7 +49,16 @@ impl Mind {
 
 /// Returns when all peers of this host have what it has now.
 pub(in crate::daemon) async fn everywhere(inputs: &mpsc::Sender<Input>, id: FileSetId) {
-    let Some(position) = position_now(inputs, id).await else { return };
+    let position = loop {
+        if let Some(position) = position_now(inputs, id).await {
+            break position;
+        }
+        // The store is not open, or its log cannot be read: nothing is known, so nothing is said.
+        if inputs.is_closed() {
+            return;
+        }
+        tokio::time::sleep(AGAIN).await;
+    };
     let _ = call(inputs, |reply| Call::Reached { fileset: id, position, reply }).await;
 }
 
@@ -62,7 +71,7 @@ async fn position_now(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Option<Pos
         let Some(store) = mind.store(id) else { return };
         let inputs = mind.inputs.clone();
         tokio::task::spawn_blocking(move || {
-            let tail = store.absorb().unwrap_or_default();
+            let Ok(tail) = store.absorb() else { return };
             let _ = inputs
                 .blocking_send(Input::Event(Event::Presto { fileset: id, event: lento_core::PrestoEvent::Advanced }));
             let _ = reply.send(tail);
