@@ -43,7 +43,9 @@ fn a_waiting_program_can_be_interrupted_and_killed() {
     let mut stand = Stand::new(&[]);
     for signal in [nix::sys::signal::SIGINT, nix::sys::signal::SIGKILL] {
         for program in ["touch", "mkdir"] {
-            let mut child = Command::new(program)
+            // Whoever runs the tests in the background may ignore SIGINT, and the program would inherit that.
+            let mut child = Command::new("env")
+                .args(["--default-signal=INT", program])
                 .arg(stand.path(&format!("{program}-{signal}")))
                 .stderr(Stdio::null())
                 .spawn()

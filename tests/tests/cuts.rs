@@ -28,7 +28,9 @@ const WRITERS: [&str; 3] = ["patient", "int", "kill"];
 
 /// A process that writes one file, and waits if it must.
 fn writer(cluster: &Cluster, host: &Host, name: &str) -> Result<Child> {
-    sh("exec dd if=/dev/zero of=\"$1\" bs=100 count=1", [host.at(name)]).spawn(&cluster.path().join("writers.log"))
+    // Whoever runs the tests in the background may ignore SIGINT, and dd would inherit that.
+    sh("exec env --default-signal=INT dd if=/dev/zero of=\"$1\" bs=100 count=1", [host.at(name)])
+        .spawn(&cluster.path().join("writers.log"))
 }
 
 fn ended(child: &mut Child, within: Duration) -> Result<Option<std::process::ExitStatus>> {
