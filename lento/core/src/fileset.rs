@@ -155,7 +155,8 @@ impl FileSet {
     }
 
     fn advance_permit_table(&mut self, out: &mut VecDeque<Action>) {
-        if !self.is_holder() {
+        // While the holder takes over a replicator's tree nobody is given the permit: what he wrote would be undone.
+        if !self.is_holder() || self.copying() {
             return;
         }
         loop {

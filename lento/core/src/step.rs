@@ -14,6 +14,11 @@ use std::collections::VecDeque;
 impl FileSet {
     /// The copy must be taken anew from `peer`.
     pub(crate) fn need_copy(&mut self, peer: HostId, out: &mut VecDeque<Action>) {
+        if self.is_holder() && self.saved.owner != peer {
+            // Only who has the permit may be ahead of the holder. A word that came late must not undo what was written
+            // since: found by simulation.
+            return;
+        }
         if !self.is_holder() {
             self.saved.in_step = None;
             self.save(out);
