@@ -123,8 +123,8 @@ impl Engine {
             }),
             Event::Presto { fileset, event } => self.with(fileset, |set, out| set.handle_presto(event, out)),
             Event::Absorbed { fileset, tail } => self.with(fileset, |set, out| set.handle_absorbed(tail, out)),
-            Event::History { fileset, to, after, result } => {
-                self.with(fileset, |set, out| set.handle_history(to, after, result, out));
+            Event::History { fileset, to, read, result } => {
+                self.with(fileset, |set, out| set.handle_history(to, read, result, out));
             }
             Event::Staged { fileset, from, results } => self.with(fileset, |set, out| {
                 let Some(link) = set.links.get_mut(&from) else { return };
@@ -339,10 +339,10 @@ impl FileSet {
         }
     }
 
-    fn handle_history(&mut self, to: HostId, after: Position, result: HistoryResult, out: &mut VecDeque<Action>) {
+    fn handle_history(&mut self, to: HostId, read: u64, result: HistoryResult, out: &mut VecDeque<Action>) {
         let (fileset, me) = (self.id, self.me);
         let Some(link) = self.links.get_mut(&to) else { return };
-        if !link.ship.handle_read(after) {
+        if !link.ship.handle_read(read) {
             return;
         }
         let shipment = match result {

@@ -81,8 +81,8 @@ pub enum Event {
         fileset: FileSetId,
         /// For whom it was read.
         to: HostId,
-        /// From where on.
-        after: Position,
+        /// Which read: the number of [`Action::ReadHistory`].
+        read: u64,
         /// What was found.
         result: HistoryResult,
     },
@@ -254,6 +254,8 @@ pub enum Action {
         to: HostId,
         /// Where it stands.
         after: Position,
+        /// Comes back with the answer.
+        read: u64,
     },
     /// Fetch contents into the staging directory (backfetch).
     Stage {

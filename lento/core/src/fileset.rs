@@ -268,8 +268,8 @@ impl FileSet {
         // What a replicator wrote is not kept for it, yet its position must pass it; the holder needs no such word.
         let end = if self.is_holder() { self.history_end() } else { Position::START };
         let Some(link) = self.links.get_mut(&peer) else { return };
-        if let Some(after) = link.ship.poll_read(end) {
-            out.push_back(Action::ReadHistory { fileset: self.id, to: peer, after });
+        if let Some((after, read)) = link.ship.poll_read(end) {
+            out.push_back(Action::ReadHistory { fileset: self.id, to: peer, after, read });
         }
     }
 

@@ -10,8 +10,10 @@ pub(crate) struct Ship {
     state: State,
     /// Ends of the shipments that are not acknowledged, in order.
     in_flight: VecDeque<Position>,
-    /// The end of the history when it was last read.
+    /// The end of the history when it was last read, and which read that was: an answer to an earlier one, though from
+    /// the same position, knows less.
     end: Position,
+    read: u64,
     /// What the peer allowed beyond the usual window, to get unstuck.
     extra: usize,
     /// All up to here is visible at the peer.
@@ -65,21 +67,21 @@ impl Ship {
 
     /// Where to read next, if something is to be read now; it is then taken to be read. `end` is where the history ends
     /// now, with what the peer wrote itself and what is therefore not kept for it.
-    pub(crate) fn poll_read(&mut self, end: Position) -> Option<Position> {
+    pub(crate) fn poll_read(&mut self, end: Position) -> Option<(Position, u64)> {
         match self.state {
             State::Open { sent } if self.in_flight.len() < limits::SHIPMENTS_IN_FLIGHT + self.extra => {
                 self.state = State::Reading { sent, again: false };
                 self.end = end;
-                Some(sent)
+                self.read += 1;
+                Some((sent, self.read))
             }
             _ => None,
         }
     }
 
-    /// A read of the history after `after` has ended: whether it is the one that is waited for. Another one was begun
-    /// before the peer began anew.
-    pub(crate) fn handle_read(&self, after: Position) -> bool {
-        matches!(self.state, State::Reading { sent, .. } if sent == after)
+    /// A read has ended: whether it is the one that is waited for. Others were begun before the peer began anew.
+    pub(crate) fn handle_read(&self, read: u64) -> bool {
+        matches!(self.state, State::Reading { .. }) && read == self.read
     }
 
     /// A shipment up to `upto` was read, and is sent.
@@ -155,24 +157,24 @@ mod tests {
         ship.open(Position::START);
         let mut sent = Position::START;
         for n in 1..=limits::SHIPMENTS_IN_FLIGHT as u64 {
-            assert_eq!(ship.poll_read(Position::START), Some(sent));
-            assert!(ship.handle_read(sent));
+            assert_eq!(ship.poll_read(Position::START).map(|(after, _)| after), Some(sent));
+            assert!(ship.handle_read(n));
             ship.handle_shipment(at(n));
             sent = at(n);
         }
         assert_eq!(ship.poll_read(Position::START), None);
         assert!(ship.handle_applied(at(1), Position::START, at(99)));
-        assert_eq!(ship.poll_read(Position::START), Some(sent));
+        assert_eq!(ship.poll_read(Position::START).map(|(after, _)| after), Some(sent));
     }
 
     #[test]
     fn growth_during_a_read_is_not_forgotten() {
         let mut ship = Ship::default();
         ship.open(at(5));
-        assert_eq!(ship.poll_read(Position::START), Some(at(5)));
+        assert_eq!(ship.poll_read(Position::START).map(|(after, _)| after), Some(at(5)));
         ship.handle_growth();
         assert_eq!(ship.handle_up_to_date(at(5)), None);
-        assert_eq!(ship.poll_read(Position::START), Some(at(5)));
+        assert_eq!(ship.poll_read(Position::START).map(|(after, _)| after), Some(at(5)));
         assert_eq!(ship.handle_up_to_date(at(5)), None);
         assert_eq!(ship.poll_read(Position::START), None);
     }
@@ -181,12 +183,23 @@ mod tests {
     fn a_read_for_an_old_connection_is_not_sent_on_the_new_one() {
         let mut ship = Ship::default();
         ship.open(at(5));
-        assert_eq!(ship.poll_read(Position::START), Some(at(5)));
+        assert_eq!(ship.poll_read(Position::START).map(|(after, _)| after), Some(at(5)));
         ship.close();
         ship.open(at(2));
-        assert_eq!(ship.poll_read(Position::START), Some(at(2)));
-        assert!(!ship.handle_read(at(5)));
-        assert!(ship.handle_read(at(2)));
+        assert_eq!(ship.poll_read(Position::START).map(|(after, _)| after), Some(at(2)));
+        assert!(!ship.handle_read(1));
+        assert!(ship.handle_read(2));
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_read_from_the_same_position_is_not_taken() {
+        let mut ship = Ship::default();
+        ship.open(at(5));
+        assert_eq!(ship.poll_read(at(5)), Some((at(5), 1)));
+        ship.open(at(5));
+        assert_eq!(ship.poll_read(at(9)), Some((at(5), 2)));
+        assert!(!ship.handle_read(1), "it was read before the history reached 9, and says nothing of what is between");
+        assert!(ship.handle_read(2));
     }
 
     #[test]
@@ -202,9 +215,9 @@ mod tests {
     fn what_the_peer_has_from_an_earlier_connection_is_not_sent_again() {
         let mut ship = Ship::default();
         ship.open(at(5));
-        assert_eq!(ship.poll_read(at(9)), Some(at(5)));
+        assert_eq!(ship.poll_read(at(9)).map(|(after, _)| after), Some(at(5)));
         assert!(ship.handle_applied(at(8), at(5), at(9)));
-        assert!(!ship.handle_read(at(5)));
-        assert_eq!(ship.poll_read(at(9)), Some(at(8)));
+        assert!(!ship.handle_read(1));
+        assert_eq!(ship.poll_read(at(9)).map(|(after, _)| after), Some(at(8)));
     }
 }

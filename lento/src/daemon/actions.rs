@@ -38,7 +38,7 @@ impl Mind {
             Action::Downcall { fileset, downcall } => self.downcall(fileset, downcall),
             Action::Save { fileset, saved } => self.save(fileset, &saved),
             Action::Absorb(fileset) => self.absorb(fileset),
-            Action::ReadHistory { fileset, to, after } => self.disk(fileset, move |store| {
+            Action::ReadHistory { fileset, to, after, read } => self.disk(fileset, move |store| {
                 let result = match store.history(after, Some(to), limits::SHIPMENT_RECORDS) {
                     Ok(History::Shipment(shipment)) => HistoryResult::Shipment(shipment),
                     Ok(History::UpToDate(upto)) => HistoryResult::UpToDate(upto),
@@ -49,7 +49,7 @@ impl Mind {
                         HistoryResult::Failed(why.to_string())
                     }
                 };
-                Event::History { fileset, to, after, result }
+                Event::History { fileset, to, read, result }
             }),
             Action::Stage { fileset, from, wanted } => stage::start(self, fileset, from, wanted),
             Action::Commit { fileset, from, shipments } => self.commit(fileset, from, shipments),

@@ -232,11 +232,11 @@ impl World {
                 let delay = self.rng.below(3);
                 self.tell_later(host, delay, Event::Absorbed { fileset, tail });
             }
-            Action::ReadHistory { to, after, .. } => {
+            Action::ReadHistory { to, after, read, .. } => {
                 let max = 1 + self.rng.below(6) as usize;
                 let result = self.hosts[host].model.history(fileset, after, to, max);
                 let delay = self.rng.below(3);
-                self.tell_later(host, delay, Event::History { fileset, to, after, result });
+                self.tell_later(host, delay, Event::History { fileset, to, read, result });
             }
             Action::Stage { from, wanted, .. } => {
                 let (from, delay) = (self.index(from), self.rng.below(8));
