@@ -141,8 +141,10 @@ fn one_way_cuts_and_short_ones_end_in_equal_trees() -> Result<()> {
                 serial += 1;
                 std::thread::sleep(Duration::from_millis(2));
             }
-            dropped += cluster.heal()?;
+            // A cut that comes while the hosts are still pausing after the last one may drop nothing; not all of them do.
+            dropped += cluster.network().heal()?;
         }
+        ensure!(dropped > 0, "the cuts of the network dropped no packet: there was no fault");
         println!("{cuts} one-way cuts, {dropped} packets dropped, {serial} files written");
         cluster.converge(CONVERGE).map(|_| ())
     })
