@@ -20,7 +20,7 @@ RELEASE := $(TARGET)/release
 PREFIX ?= /usr/local
 UNITDIR ?= /usr/lib/systemd/system
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS = $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
+FUZZ_TARGETS = $(basename $(notdir $(wildcard protocol/fuzz/fuzz_targets/*.rs)))
 
 # The programs under test, and the tools from crates.io that the tests run.
 export INTERMEZZO_BIN := $(RELEASE)
@@ -73,7 +73,7 @@ fuzz:
 	@tests/setup.sh fuzz
 	@set -e; for target in $(FUZZ_TARGETS); do \
 	    echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
-	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir tests/fuzz $$target -- \
+	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir protocol/fuzz $$target -- \
 	        -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1; \
 	done
 
@@ -96,4 +96,4 @@ install: programs
 
 clean:
 	$(CARGO) clean
-	rm -rf tests/fuzz/target
+	rm -rf protocol/fuzz/target

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 BUILD=(build-essential ca-certificates)
 DEMO=(iproute2 nftables util-linux e2fsprogs procps tar)
-TEST=(acl attr xfsprogs sqlite3 git rsync psmisc)
+TEST=(acl attr xfsprogs openssl sqlite3 git rsync psmisc)
 BENCH=(bindfs rsync)
 TOOLS=${CARGO_TARGET_DIR:-$PWD/target}/tools
 
