@@ -253,7 +253,7 @@ impl Engine {
         self.with(state.fileset, |set, out| set.handle_state(from, state, out));
     }
 
-    fn handle_shipment(&mut self, from: HostId, shipment: Shipment) {
+    fn handle_shipment(&mut self, from: HostId, mut shipment: Shipment) {
         let mut sane = true;
         self.with(shipment.fileset, |set, out| {
             let holder = set.is_holder();
@@ -263,6 +263,12 @@ impl Engine {
             if holder && (foreign || shipment.upto.epoch > set.saved.epoch) {
                 sane = false;
             } else if link.copy == Copying::Not {
+                if holder {
+                    // An epoch is all here before it ends. What comes of an ended one was told anew after a loss of
+                    // power, and what others wrote since must not be undone by it: only the position passes.
+                    let (current, owner) = (set.saved.epoch, set.saved.owner);
+                    shipment.records.retain(|record| owner == from && record.epoch == current);
+                }
                 match link.apply.handle_shipment(shipment) {
                     Taken::Queued | Taken::Stale => {}
                     Taken::Known => set.tell_applied(from, out),

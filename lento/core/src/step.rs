@@ -5,7 +5,7 @@
 //! long that its log does not reach back; then every other replicator must compare too.
 
 use crate::Action;
-use crate::fileset::FileSet;
+use crate::fileset::{Absorbing, FileSet};
 use crate::link::Copying;
 use crate::mine::Mine;
 use protocol::{HostId, Message, Position, limits};
@@ -44,6 +44,8 @@ impl FileSet {
             Copying::Draining if holder => true,
             Copying::Draining => {
                 matches!(self.mine.state, Mine::None | Mine::Asked)
+                    // Where the log ends is not known before it was read.
+                    && self.absorbing == Absorbing::Idle
                     && link.ship.is_open()
                     && link.ship.acked >= self.tail
             }

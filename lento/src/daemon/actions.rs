@@ -1,6 +1,6 @@
 //! What the core wants done, done: each action starts something, whose end comes back as an event.
 
-use super::input::Input;
+use super::input::{Call, Input};
 use super::mind::Mind;
 use super::{compare, stage};
 use lento_core::{Action, CommitResult, Event, HistoryResult};
@@ -64,38 +64,45 @@ impl Mind {
     }
 
     fn absorb(&mut self, fileset: FileSetId) {
-        let trim = self.presto_to_trim(fileset);
+        self.measure_log_soon(fileset);
         self.disk(fileset, move |store| {
             let tail = store.absorb();
-            match (&tail, trim) {
-                (Err(why), _) => {
-                    tracing::error!(%fileset, %why, "the log cannot be read");
-                    std::thread::sleep(DISK_PAUSE);
-                }
-                (Ok(_), Some(presto)) => match store.log_excess(limits::LOG_TOTAL_BYTES) {
-                    Ok(Some(upto)) => {
-                        tracing::info!(%fileset, upto, "the log is over its bound: replicas that lack more are compared");
-                        let _ = presto.blocking_send(Downcall::Trim { upto });
-                    }
-                    Ok(None) => {}
-                    Err(why) => tracing::warn!(%fileset, %why, "the log's length is not known"),
-                },
-                (Ok(_), None) => {}
+            if let Err(why) = &tail {
+                tracing::error!(%fileset, %why, "the log cannot be read");
+                std::thread::sleep(DISK_PAUSE);
             }
             Event::Absorbed { fileset, tail: tail.unwrap_or_default() }
         });
     }
 
-    /// Now and then, at the holder: the Presto whose log may be over its bound. A replicator's log stays, however long,
-    /// until the holder has it: nothing else tells of what was written there.
-    fn presto_to_trim(&mut self, fileset: FileSetId) -> Option<tokio::sync::mpsc::Sender<Downcall>> {
+    /// After a log has grown, its length is looked at, once for all that is written meanwhile.
+    fn measure_log_soon(&mut self, fileset: FileSetId) {
+        let Some(set) = self.filesets.get_mut(&fileset).filter(|set| !set.measuring_log) else { return };
+        set.measuring_log = true;
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(DISK_PAUSE).await;
+            let measure = Call::Do(Box::new(move |mind: &mut Self| mind.measure_log(fileset)));
+            let _ = inputs.send(Input::Call(measure)).await;
+        });
+    }
+
+    /// At the holder, has Presto trim a log that is over its bound. A replicator's log stays, however long, until the
+    /// holder has it: nothing else tells of what was written there.
+    fn measure_log(&mut self, fileset: FileSetId) {
         let holder = self.engine.status(fileset).is_some_and(|status| status.holder == self.identity.host);
-        let set = self.filesets.get_mut(&fileset).filter(|_| holder)?;
-        if set.log_measured.is_some_and(|at| at.elapsed() < DISK_PAUSE) {
-            return None;
-        }
-        set.log_measured = Some(std::time::Instant::now());
-        set.presto.as_ref().map(|presto| presto.downcalls.clone())
+        let Some(set) = self.filesets.get_mut(&fileset) else { return };
+        set.measuring_log = false;
+        let (Some(presto), Some(store), true) = (&set.presto, &set.store, holder) else { return };
+        let (downcalls, store) = (presto.downcalls.clone(), store.clone());
+        tokio::task::spawn_blocking(move || match store.log_excess(limits::LOG_TOTAL_BYTES) {
+            Ok(Some(upto)) => {
+                tracing::info!(%fileset, upto, "the log is over its bound: replicas that lack more are compared");
+                let _ = downcalls.blocking_send(Downcall::Trim { upto });
+            }
+            Ok(None) => {}
+            Err(why) => tracing::warn!(%fileset, %why, "the log's length is not known"),
+        });
     }
 
     /// Runs something on a file set's store, in a thread that may block; its event comes back.

@@ -23,8 +23,8 @@ pub(super) struct FileSet {
     pub(super) staged: Arc<Mutex<BTreeMap<HostId, Staged>>>,
     pub(super) progress: Option<Progress>,
     pub(super) last_error: Option<(Instant, String)>,
-    /// When the length of the log was last looked at.
-    pub(super) log_measured: Option<Instant>,
+    /// The length of the log will be looked at soon.
+    pub(super) measuring_log: bool,
     /// Whoever waits for Presto to have its log durable.
     pub(super) flushing: VecDeque<oneshot::Sender<Option<u64>>>,
 }
@@ -66,7 +66,7 @@ impl FileSet {
             staged: Arc::default(),
             progress: None,
             last_error: None,
-            log_measured: None,
+            measuring_log: false,
             flushing: VecDeque::new(),
         }
     }

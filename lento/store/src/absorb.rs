@@ -4,7 +4,7 @@ use crate::error::StoreError;
 use crate::index::{KnownVersion, Row};
 use crate::rows::Rows;
 use crate::store::{ABSORBED, ABSORBED_EPOCH, Store, Writer, lock};
-use modlog::{Finished, ReadResult};
+use modlog::{Finished, LogError, ReadResult};
 use nix::fcntl::OFlag;
 use protocol::{Done, Handle, HostId, Kind, Name, ObjectId, Op, Position, Record, limits};
 use std::os::fd::AsFd;
@@ -46,16 +46,29 @@ impl Store {
     /// tail of this host's log as far as records are finished.
     ///
     /// # Errors
-    /// [`StoreError::LogGap`] if records were trimmed before they were absorbed.
+    /// [`StoreError::LogGap`] if records were trimmed before they were absorbed; [`StoreError::LogTorn`].
     pub fn absorb(&self) -> Result<Position, StoreError> {
         self.absorb_into(&mut lock(&self.writer), true)
+    }
+
+    /// As [`Store::absorb`], of a log that perhaps nobody has opened since a loss of power: a torn end is its end.
+    pub fn absorb_torn(&self) -> Result<Position, StoreError> {
+        let mut writer = lock(&self.writer);
+        match self.absorb_into(&mut writer, true) {
+            Err(StoreError::LogTorn(_)) => Ok(writer.absorbed),
+            other => other,
+        }
     }
 
     pub(crate) fn absorb_into(&self, writer: &mut Writer, places: bool) -> Result<Position, StoreError> {
         let host = self.config.host;
         loop {
             let read = writer.own.read(writer.absorbed.number, BATCH_RECORDS, BATCH_BYTES);
-            let entries = match read.map_err(|why| StoreError::Log { host, why: why.to_string() })? {
+            let failed = |why: LogError| match why {
+                LogError::Torn { .. } => StoreError::LogTorn(why.to_string()),
+                why => StoreError::Log { host, why: why.to_string() },
+            };
+            let entries = match read.map_err(failed)? {
                 ReadResult::Entries(entries) => entries,
                 // All that was before went with the power, and numbers begin anew beyond a gap.
                 ReadResult::TooOld { first_available }

@@ -64,6 +64,9 @@ pub enum StoreError {
         /// What its reader or writer said.
         why: String,
     },
+    /// The end of this host's own log is torn, as a loss of power leaves it: Presto cuts it when it is mounted.
+    #[error("the modification log of this host ends in what is no record: {0}")]
+    LogTorn(String),
     /// The log was trimmed before it was absorbed: it outgrew its bound while the manager was away.
     #[error(
         "the log was read up to record {absorbed}, and begins with {first_available} now: run `lento fsck --rebuild`"

@@ -161,7 +161,10 @@ impl Store {
             writer.absorbed.number = first - 1;
         }
         let before = writer.absorbed.number;
-        self.absorb_into(&mut writer, false)?;
+        match self.absorb_into(&mut writer, false) {
+            Ok(_) | Err(StoreError::LogTorn(_)) => {}
+            Err(why) => return Err(why),
+        }
         writer.index.transaction(false, |index| {
             // Set also when the log is empty, so that the next absorption begins in the same place.
             index.set_number(ABSORBED, writer.absorbed.number)?;

@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use lento_store::{Bottom, CommitError, Store};
+use lento_store::{Bottom, CommitError, Store, StoreError};
 use protocol::{Name, ObjectId, Op, Position, Shipment, Timestamp, Xattr};
 use std::fs;
 use std::path::Path;
@@ -200,4 +200,31 @@ fn cost_of_8000_files() {
     }
     println!("commit {:?}", begin.elapsed());
     assert_same(&source.side, &replica);
+}
+
+/// A loss of power may leave a hole before the end of the log: the store must open, or nothing would start the Presto
+/// that cuts it.
+#[test]
+fn a_store_opens_over_a_log_that_a_loss_of_power_has_torn() {
+    let mut source = Source::new(Side::adopt(1, |_| {}));
+    source.create("before", b"x");
+    let whole = source.side.store.absorb().unwrap();
+    source.create("after", b"y");
+    let log = source.path(".intermezzo/log").join(format!("{:020}.log", 1));
+    let intact = fs::read(&log).unwrap();
+    source.create("later", b"z");
+    let mut torn = fs::read(&log).unwrap();
+    // The middle of what was written since was lost, what followed was not.
+    let hole = intact.len()..intact.len() + 40;
+    torn[hole].fill(0);
+    fs::write(&log, &torn).unwrap();
+    let Source { side, log: writer, .. } = source;
+    drop(writer);
+    let side = side.reopen();
+    let tail = side.store.absorb_torn().unwrap();
+    assert!(tail > whole && matches!(side.store.absorb(), Err(StoreError::LogTorn(_))), "{tail}");
+    let options = modlog::Options::new(common::FILESET, host(1));
+    let (log, recovered) = modlog::Writer::open(open_dir(&side.root.join(".intermezzo/log")), options).unwrap();
+    assert!(recovered.cut_bytes > 0 && log.last() == tail.number);
+    assert_eq!(side.store.absorb().unwrap(), tail);
 }

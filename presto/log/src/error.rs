@@ -26,6 +26,17 @@ pub enum LogError {
         /// What is wrong with it.
         source: ProtocolError,
     },
+    /// The bytes at the end of the last segment are not an entry. After a loss of power it is torn, and is cut when its
+    /// writer opens it; while a writer has it open it is damage.
+    #[error("log segment {file} is torn at byte {offset}: {source}")]
+    Torn {
+        /// The file's name.
+        file: String,
+        /// Offset of the entry that cannot be read.
+        offset: u64,
+        /// What is wrong with it.
+        source: ProtocolError,
+    },
     /// The log in this directory is of another file set or host.
     #[error("log segment {file} belongs to file set {fileset}, host {host}; was the store copied from another place?")]
     Foreign {

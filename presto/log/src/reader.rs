@@ -71,7 +71,7 @@ impl Reader {
     /// [`ReadResult::TooOld`]: after a power loss trees are compared anyway.
     ///
     /// # Errors
-    /// [`LogError::Damaged`] stays until the log is mended; the next call tries again.
+    /// [`LogError::Damaged`] and [`LogError::Torn`] stay until the log is mended; the next call tries again.
     pub fn read(&mut self, after: u64, max_records: usize, max_bytes: usize) -> Result<ReadResult, LogError> {
         if (after != self.after || self.scan.is_none())
             && let Some(first_available) = self.seek(after)?
@@ -154,7 +154,10 @@ impl Reader {
         let Some(next) = segment::list(&self.dir)?.into_iter().find(|first| *first > current) else {
             return match end {
                 // A whole entry whose checksum is wrong does not come right by waiting.
-                Step::Bad(source) => Err(self.damaged(source)),
+                Step::Bad(source) => {
+                    let (file, offset) = (segment::name(current), scan.offset);
+                    Err(LogError::Torn { file, offset, source })
+                }
                 _ => Ok(Progress::End),
             };
         };

@@ -2,7 +2,7 @@
 
 use crate::model::Model;
 use lento_core::{Engine, FileSetSetup, PrestoEvent, Saved};
-use protocol::{FileSetId, HostId, Position};
+use protocol::{FileSetId, HostId, Op, Position, Timestamp};
 use std::collections::BTreeMap;
 
 /// The filter: what it was granted, and whether it wants more.
@@ -75,7 +75,18 @@ impl Host {
         self.presto = Presto { lost_after: Some(self.model.last_number), ..Presto::default() };
         // A number that somebody may have seen is never used again.
         self.model.last_number = lost_to + 1000;
-        self.synced.last_number = self.model.last_number;
+        self.tell_anew();
+        self.synced = self.model.clone();
         self.engine = None;
+    }
+
+    /// The filter tells of objects whose last change its log may have lost, in the epoch of its last record: it does not
+    /// know whether the permit is still here.
+    fn tell_anew(&mut self) {
+        let epoch = self.model.tail(self.id).epoch;
+        let suspects: Vec<_> = self.model.tree.iter().map(|(id, object)| (*id, object.token)).take(3).collect();
+        for (id, token) in suspects {
+            self.model.write(self.id, epoch, Op::Store { id, size: 1, mtime: Timestamp::default() }, token);
+        }
     }
 }

@@ -42,7 +42,8 @@ pub(super) fn ready(store: Store, fresh: Option<Saved>) -> Result<OpenStore, Fai
             return Err(failed("the object database is gone, and with it what this host is to the file set"));
         }
     };
-    let tail = store.absorb().map_err(failed)?;
+    // Presto mends the log, but is started only when the store is open.
+    let tail = store.absorb_torn().map_err(failed)?;
     let applied = store.applied().map_err(failed)?;
     Ok(OpenStore { store: Arc::new(store), saved, tail, applied })
 }
