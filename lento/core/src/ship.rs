@@ -52,6 +52,14 @@ impl Ship {
         self.state = State::Closed;
     }
 
+    /// The end of what was sent.
+    fn sent(&self) -> Position {
+        match self.state {
+            State::Closed => Position::START,
+            State::Open { sent } | State::Reading { sent, .. } | State::Idle { sent } => sent,
+        }
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.state != State::Closed
     }
@@ -121,7 +129,8 @@ impl Ship {
         if durable > applied {
             return false;
         }
-        if applied > end {
+        // A read of the history may be ahead of what the core was told of its end.
+        if applied > end.max(self.sent()) {
             // It has what this host lost with the power: the trees will be compared.
             return true;
         }
@@ -209,6 +218,16 @@ mod tests {
         assert!(!ship.handle_applied(at(4), at(5), at(9)));
         assert!(ship.handle_applied(at(10), at(5), at(9)));
         assert_eq!((ship.acked, ship.durable), (at(5), Position::START));
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_was_sent_counts_though_the_end_of_the_log_is_not_told_yet() {
+        let mut ship = Ship::default();
+        ship.open(at(5));
+        assert_eq!(ship.poll_read(Position::START), Some((at(5), 1)));
+        ship.handle_shipment(at(9));
+        assert!(ship.handle_applied(at(9), at(5), at(5)));
+        assert_eq!(ship.acked, at(9));
     }
 
     #[test]
