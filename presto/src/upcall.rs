@@ -151,10 +151,13 @@ impl Client {
                     tracing::warn!(%error, upto, "the log could not be trimmed");
                 }
             }
-            Downcall::Synced => match self.filter.journal.sync() {
-                Ok(last) => self.upcalls.send(&Upcall::LogSynced { last }),
-                Err(error) => self.upcalls.send(&Upcall::LogFailed { errno: error.errno() }),
-            },
+            Downcall::Synced => {
+                let upcalls = self.upcalls.clone();
+                self.filter.complete(move |synced| match synced {
+                    Ok(last) => upcalls.send(&Upcall::LogSynced { last }),
+                    Err(error) => upcalls.send(&Upcall::LogFailed { errno: error.errno() }),
+                });
+            }
             Downcall::Invalidate { token, entries, objects, replaced } => {
                 self.invalidations.submit(token, entries, objects, replaced);
             }

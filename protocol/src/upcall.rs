@@ -86,7 +86,8 @@ pub enum Downcall {
         /// Record number.
         upto: u64,
     },
-    /// Make the log durable; answered by [`Upcall::LogSynced`].
+    /// Make the log tell of all that was written until now, and make it durable; answered, when the permit is here if
+    /// that is needed, by [`Upcall::LogSynced`].
     Synced,
     /// Lento changed the bottom: have the kernel forget what it cached. Answered by [`Upcall::Invalidated`].
     Invalidate {

@@ -248,6 +248,9 @@ impl Host {
             Ok(outcome) => eprint!("---- its status\n{}{}", outcome.stdout, outcome.stderr),
             Err(why) => eprintln!("---- no status: {why}"),
         }
+        if let Ok(outcome) = self.lento(["log", FILESET]).timeout(Duration::from_secs(3)).run() {
+            eprint!("---- the end of its modification log\n{}", tail(&outcome.stdout, 20));
+        }
     }
 }
 

@@ -5,10 +5,15 @@ use intermezzo_tests::{
     cluster::{Options, with_hosts, with_pair},
     host::FILESET,
     presto::fuse_is_mounted,
-    shell::eventually,
+    shell::{cmd, eventually},
     tree,
 };
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -157,5 +162,49 @@ fn the_log_is_readable_and_a_renamed_directory_is_one_record() -> Result<()> {
         ensure!(text.lines().count() >= records.len() && text.contains("rename"), "lento log: {text}");
         ensure!(Path::new(&a.store()).join(".intermezzo/log").is_dir(), "no log in the store");
         intermezzo_tests::replay::assert_log_tells_names(a).map(|_| ())
+    })
+}
+
+#[test]
+fn fsck_finds_what_the_database_lacks_and_rebuild_mends_it() -> Result<()> {
+    with_pair(Options::pair(), |cluster| {
+        let a = &cluster[0];
+        (0..300).try_for_each(|i| fs::write(a.at(format!("file {i}")), "x"))?;
+        cluster.converge(SOON)?;
+        // In use while it is checked, and still in agreement.
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let busy = scope.spawn(|| -> std::io::Result<()> {
+                for i in (0..50).cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    fs::write(a.at("temporary"), format!("{i}"))?;
+                    fs::rename(a.at("temporary"), a.at(format!("busy {i}")))?;
+                }
+                Ok(())
+            });
+            let checked = (0..5).try_for_each(|_| a.lento(["fsck", FILESET]).ok().map(drop));
+            stop.store(true, Ordering::Relaxed);
+            busy.join().map_err(|_| anyhow::anyhow!("the application panicked"))??;
+            checked
+        })?;
+        cluster.converge(SOON)?;
+
+        let database = fs::read_dir(a.home().join("fsdb"))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.extension().is_some_and(|e| e == "db"))
+            .context("no database")?;
+        let lose = "DELETE FROM object WHERE name=CAST('file 7' AS BLOB)";
+        cmd("sqlite3", [database.as_os_str(), lose.as_ref()]).ok()?;
+        let found = a.lento(["fsck", FILESET]).run()?;
+        ensure!(found.code() == 1, "fsck ended with {}", found.code());
+        let text = format!("{}{}", found.stdout, found.stderr);
+        ensure!(text.contains("file 7"), "it does not name the file: {text}");
+
+        a.lento(["umount", FILESET]).ok()?;
+        a.lento(["fsck", FILESET, "--rebuild"]).ok()?;
+        ensure!(!fuse_is_mounted(&a.mount())?, "fsck mounted what was not mounted");
+        a.lento(["mount", FILESET]).arg(a.mount()).ok()?;
+        a.wait_mounted()?;
+        a.lento(["fsck", FILESET]).ok()?;
+        cluster.converge(SOON).map(drop)
     })
 }

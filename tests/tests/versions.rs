@@ -7,12 +7,14 @@ use intermezzo_tests::{
 };
 use std::{
     fs,
+    io::Write,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 const BLOCK: usize = 64;
+const CONVERGE: Duration = Duration::from_secs(60);
 
 /// A version tells its number and length in each of its blocks, so any mix of two is seen.
 fn version(number: usize) -> Vec<u8> {
@@ -95,4 +97,44 @@ fn watch(file: &Path, stop: &AtomicBool) -> Result<usize> {
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(seen)
+}
+
+/// Its writes cannot be stopped when the permit goes, nor logged before it is here again; the other side must not wait
+/// for them.
+#[test]
+fn a_file_that_is_written_on_and_on_does_not_keep_the_other_side_from_writing() -> Result<()> {
+    with_pair(Options::pair().mount_options(&["--soft", "--timeout", "20s"]), |cluster| {
+        let (a, b) = (&cluster[0], &cluster[1]);
+        let stop = AtomicBool::new(false);
+        let lines = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| -> Result<u64> {
+                let mut log = fs::File::create(b.at("log"))?;
+                let mut lines = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    lines += 1;
+                    writeln!(log, "{lines}")?;
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Ok(lines)
+            });
+            let begin = Instant::now();
+            let work = (0..scaled(60, 1000)).try_for_each(|i| -> Result<()> {
+                fs::write(a.at(format!("file {i}")), format!("{i}"))?;
+                // And now and then the other one needs the permit, too.
+                if i % 5 == 0 {
+                    fs::write(b.at(format!("other {i}")), format!("{i}"))?;
+                }
+                ensure!(begin.elapsed() < Duration::from_secs(60), "after a minute only {i} files were written");
+                Ok(())
+            });
+            stop.store(true, Ordering::Relaxed);
+            let lines = writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?;
+            work.and(lines)
+        })?;
+        cluster.converge(CONVERGE)?;
+        let text = fs::read_to_string(a.at("log"))?;
+        let expected: String = (1..=lines).map(|line| format!("{line}\n")).collect();
+        ensure!(text == expected, "{} of {} bytes of the log are right", text.len(), expected.len());
+        Ok(())
+    })
 }

@@ -35,6 +35,8 @@ pub struct PermitStatus {
     pub waiting: Vec<HostId>,
     /// Whether a Presto is connected.
     pub presto_up: bool,
+    /// Whether that Presto may write.
+    pub granted: bool,
 }
 
 /// One peer of a file set.
@@ -110,6 +112,7 @@ impl FileSetStatus {
                 owner: set.is_holder().then_some(set.saved.owner),
                 waiting,
                 presto_up: matches!(set.mine.presto, Presto::Up { .. }),
+                granted: set.mine.presto == (Presto::Up { granted: true }),
             },
             links: links.collect(),
             incarnation: set.saved.incarnation,

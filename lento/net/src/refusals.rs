@@ -42,7 +42,7 @@ pub struct Refusals {
     /// By reason.
     pub by_kind: BTreeMap<RefusalKind, u64>,
     /// The last one, for people.
-    pub last: Option<String>,
+    pub last: Option<(std::time::Instant, String)>,
 }
 
 /// One refusal.
@@ -105,7 +105,7 @@ impl Counter {
         let mut refusals = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         refusals.total += 1;
         *refusals.by_kind.entry(*kind).or_default() += 1;
-        refusals.last = Some(format!("{address}: {why}"));
+        refusals.last = Some((std::time::Instant::now(), format!("{address}: {why}")));
     }
 
     pub(crate) fn get(&self) -> Refusals {

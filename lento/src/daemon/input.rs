@@ -94,7 +94,18 @@ pub(super) struct Opened {
     pub(super) config: FileSetConfig,
     pub(super) result: Result<OpenStore, Failure>,
     /// The command that waits for it.
-    pub(super) answers: Option<Answers>,
+    pub(super) answers: Option<(Then, Answers)>,
+}
+
+/// What the command that waits for a store waits for next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Nothing.
+    Done,
+    /// The mount.
+    Mount,
+    /// The whole copy, and the mount after that.
+    Copy,
 }
 
 /// What is needed to go to work with it.

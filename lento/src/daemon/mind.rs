@@ -203,8 +203,8 @@ impl Mind {
                 if mount_now && self.filesets.get(&id).is_some_and(|set| set.mount.keeper.is_none()) {
                     self.start_mount(id);
                 }
-                if let Some(answers) = answers {
-                    self.finish_opening(id, answers);
+                if let Some((then, answers)) = answers {
+                    self.finish_opening(id, then, answers);
                 }
             }
             Err(failure) => {
@@ -218,7 +218,7 @@ impl Mind {
                         super::control::open::open_from_path(&home, host, config, inputs);
                     });
                 }
-                if let Some(answers) = answers {
+                if let Some((_, answers)) = answers {
                     let _ = answers.try_send(ControlEvent::Failed(failure));
                 }
             }

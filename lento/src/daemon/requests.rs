@@ -143,10 +143,14 @@ impl Mind {
         let Some(store) = self.store(fileset) else {
             return refuse(responder, Refusal::Busy("its store is not open".into()));
         };
+        let permit = self.engine.status(fileset).map(|status| status.permit);
+        let records_follow = permit.is_none_or(|permit| permit.granted || !permit.presto_up);
         tokio::task::spawn_blocking(move || {
             let mut emit = |body: Vec<u8>| responder.blocking_data(body).map_err(|_| Stopped);
             let result = match request {
-                Request::Fetch { wanted, .. } => serve(&store, &wanted, &mut emit).map(|()| Reply::Done),
+                Request::Fetch { wanted, .. } => {
+                    serve(&store, &wanted, records_follow, &mut emit).map(|()| Reply::Done)
+                }
                 Request::List { root, .. } => list(&store, root, &mut emit).map(|after| Reply::Listed { after }),
                 _ => manifest(store.bottom(), &mut emit).map(|()| Reply::Done),
             };

@@ -46,7 +46,7 @@ impl Mind {
             peers: peers.collect(),
             filesets,
             refusals: refusals.total,
-            last_refusal: refusals.last.map(|text| Trouble { ago_s: 0, text }),
+            last_refusal: refusals.last.as_ref().map(trouble),
         }
     }
 

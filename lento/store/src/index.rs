@@ -152,6 +152,16 @@ impl Index {
         Ok(self.db.prepare_cached("SELECT count(*) FROM object")?.query_row([], |row| row.get(0)).map(unsigned)?)
     }
 
+    /// Calls `visit` with every object and its handle.
+    pub(crate) fn each_object(&self, visit: &mut dyn FnMut(ObjectId, Handle)) -> Result<(), StoreError> {
+        let mut query = self.db.prepare_cached("SELECT host, counter, handle FROM object")?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            visit(ObjectId::new(read_host(row, 0)?, unsigned(row.get(1)?)), Handle(unsigned(row.get(2)?)));
+        }
+        Ok(())
+    }
+
     pub(crate) fn put_object(&self, id: ObjectId, row: &Row) -> Result<(), StoreError> {
         let stamp = encode_stamp(&row.stamp);
         let version = row.version.as_ref();

@@ -5,6 +5,7 @@
 mod absorb;
 mod adopt;
 mod bottom;
+mod check;
 mod commit;
 mod error;
 mod history;
@@ -21,6 +22,7 @@ mod walk;
 
 pub use adopt::Rebuilt;
 pub use bottom::{Bottom, DirEntry, ReadDir};
+pub use check::Suspect;
 pub use commit::{Committed, Invalidation};
 pub use error::{CommitError, StoreError};
 pub use history::History;

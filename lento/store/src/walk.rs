@@ -63,9 +63,13 @@ pub(crate) fn walk(
 
 /// An entry's path, for messages only.
 pub(crate) fn shown(dir: BorrowedFd<'_>, name: &Name) -> PathBuf {
+    shown_path(dir).join(name.as_os_str())
+}
+
+/// An open object's path, for messages only.
+pub(crate) fn shown_path(fd: BorrowedFd<'_>) -> PathBuf {
     use std::os::fd::AsRawFd;
-    let link = format!("/proc/self/fd/{}", dir.as_raw_fd());
-    std::fs::read_link(link).unwrap_or_default().join(name.as_os_str())
+    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default()
 }
 
 /// Removes a directory's whole content, symbolic links themselves and not what they point to.

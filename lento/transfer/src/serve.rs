@@ -19,14 +19,17 @@ use std::{
 /// Emits, as bodies of data packets, the content of every object wanted, in their order, or says why there is none.
 ///
 /// Only regular files that the index knows are served, by id, and only in a version that the log tells of: whose
-/// size and mtime are the current ones before and after it was read.
+/// size and mtime are the current ones before and after it was read. Unless `records_follow`: without the permit, what
+/// programs write to files that they still have open is not logged before it is here again (ADR 4), and whoever waits
+/// for a version at rest may be whom the permit waits for. Then what is there now stands for the version.
 ///
 /// # Errors
 /// [`TransferError::Stopped`] if `emit` says so, [`TransferError::Store`] if the index fails. What concerns a single
 /// object is told to the receiver instead.
-pub fn serve(store: &Store, wanted: &[Wanted], emit: &mut Emit<'_>) -> Result<(), TransferError> {
+pub fn serve(store: &Store, wanted: &[Wanted], records_follow: bool, emit: &mut Emit<'_>) -> Result<(), TransferError> {
     let mut server = Server {
         store,
+        records_follow,
         packer: Packer::new(emit),
         squeeze: Squeeze::new(),
         absorbed: false,
@@ -48,6 +51,7 @@ pub fn serve(store: &Store, wanted: &[Wanted], emit: &mut Emit<'_>) -> Result<()
 
 struct Server<'a, 'e> {
     store: &'a Store,
+    records_follow: bool,
     packer: Packer<'a, 'e>,
     squeeze: Squeeze,
     /// Whether the log was read since serving began: it is read just once for files that look changed.
@@ -67,6 +71,8 @@ enum Outcome {
 struct Source {
     file: File,
     version: KnownVersion,
+    /// Whether it must be the same after it was read.
+    rests: bool,
 }
 
 impl Server<'_, '_> {
@@ -104,9 +110,14 @@ impl Server<'_, '_> {
             self.store.absorb()?;
             version = known(self.store)?;
         }
-        Ok(match version {
-            Some(version) => Ok(Source { file: File::from(fd), version }),
-            None => Err(Outcome::Changed),
+        let file = File::from(fd);
+        Ok(match (version, self.store.version(id)?) {
+            (Some(version), _) => Ok(Source { file, version, rests: self.records_follow }),
+            (None, Some(logged)) if !self.records_follow => {
+                let version = KnownVersion { as_of: logged.as_of, size: attr.size, mtime: attr.mtime };
+                Ok(Source { file, version, rests: false })
+            }
+            (None, _) => Err(Outcome::Changed),
         })
     }
 
@@ -115,7 +126,8 @@ impl Server<'_, '_> {
     }
 
     fn is_unchanged(&self, source: &Source) -> bool {
-        self.store.bottom().attr(source.file.as_fd()).is_ok_and(|attr| is_version(&attr, &source.version))
+        let same = |attr| is_version(&attr, &source.version);
+        !source.rests || self.store.bottom().attr(source.file.as_fd()).is_ok_and(same)
     }
 
     fn small(&mut self, index: u32, source: &Source, have: &Have) -> Result<Outcome, TransferError> {
@@ -157,7 +169,7 @@ impl Server<'_, '_> {
             return Ok(Outcome::Changed);
         }
         self.packer.push(&Item::End { index, hash, as_of }, 0)?;
-        if known.is_none() {
+        if known.is_none() && source.rests {
             self.store.remember_hash(wanted.id, size, mtime, &hash)?;
         }
         Ok(Outcome::Sent)

@@ -242,7 +242,7 @@ fn what_changes_while_it_is_read_is_not_taken() {
     let mut receiver = Receiver::new(to.store.clone(), vec![id]);
     let wanted = receiver.next_round().expect("it begins").expect("it wants something");
     let mut packets = 0;
-    lento_transfer::serve(&source.store, &wanted, &mut |body| {
+    lento_transfer::serve(&source.store, &wanted, true, &mut |body| {
         packets += 1;
         if packets == 3 {
             overwrite(&source.path("f"), 0, b"changed behind what was read");
@@ -262,7 +262,7 @@ fn what_shrinks_while_it_is_read_is_not_taken() {
     let mut receiver = Receiver::new(to.store.clone(), vec![id]);
     let wanted = receiver.next_round().expect("it begins").expect("it wants something");
     let mut cut = false;
-    lento_transfer::serve(&source.store, &wanted, &mut |body| {
+    lento_transfer::serve(&source.store, &wanted, true, &mut |body| {
         if !std::mem::replace(&mut cut, true) {
             OpenOptions::new()
                 .write(true)
@@ -437,7 +437,7 @@ fn a_slow_network_gets_compressed_chunks() {
     let mut receiver = Receiver::new(to.store.clone(), vec![id]);
     let wanted = receiver.next_round().expect("it begins").expect("it wants something");
     let mut wire = 0;
-    lento_transfer::serve(&source.store, &wanted, &mut |body| {
+    lento_transfer::serve(&source.store, &wanted, true, &mut |body| {
         wire += body.len();
         // This is the slow network.
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -453,6 +453,6 @@ fn a_slow_network_gets_compressed_chunks() {
 fn stopping_ends_serving() {
     let source = one_file(&noise(4 * MIB, 1));
     let wanted = [Wanted { id: source.id("f"), have: Have::Nothing }];
-    let result = lento_transfer::serve(&source.store, &wanted, &mut |_| Err(lento_transfer::Stopped));
+    let result = lento_transfer::serve(&source.store, &wanted, true, &mut |_| Err(lento_transfer::Stopped));
     assert!(matches!(result, Err(TransferError::Stopped(_))));
 }

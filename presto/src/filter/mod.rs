@@ -27,7 +27,11 @@ use dirs::{Dir, Dirs};
 use nix::{errno::Errno, fcntl::OFlag};
 use openfiles::OpenFiles;
 use protocol::{Cred, Done, Handle, HostId, Name, ObjectId, Op};
-use std::{ffi::CStr, os::fd::OwnedFd, sync::Arc};
+use std::{
+    ffi::CStr,
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::AtomicUsize},
+};
 
 /// FUSE's number of the root.
 const ROOT_NODE: u64 = 1;
@@ -96,6 +100,8 @@ pub(crate) struct Filter {
     orphans: Box<dyn Fn(Replaced) + Send + Sync>,
     /// Order: a file's state, then this.
     told: Told,
+    /// Closed files whose last store waits for the permit.
+    closing: AtomicUsize,
 }
 
 impl std::fmt::Debug for Filter {
@@ -123,6 +129,7 @@ impl Filter {
             passthrough,
             orphans,
             told: Told::default(),
+            closing: AtomicUsize::new(0),
         }
     }
 

@@ -8,8 +8,13 @@ use crate::{
     permit::Pass,
     sys::{Stat, stat_fd},
 };
+use modlog::LogError;
 use protocol::{Done, Handle, Name, ObjectId, Op};
-use std::{fs::File, os::fd::AsRawFd, sync::Arc};
+use std::{
+    fs::File,
+    os::fd::AsRawFd,
+    sync::{Arc, atomic::Ordering},
+};
 
 /// A file that was replaced under its name while it was open, and changed after that.
 #[derive(Debug, Clone)]
@@ -60,7 +65,9 @@ impl Filter {
             return;
         }
         let filter = self.clone();
+        self.closing.fetch_add(1, Ordering::SeqCst);
         self.gate.run(0, move |pass| {
+            filter.closing.fetch_sub(1, Ordering::SeqCst);
             // Refused only when the mount ends: recovery finds the file in the log as open, and looks at it.
             let Ok(pass) = pass else { return };
             if let Err(error) = filter.store_if_changed(pass, caller, &file) {
@@ -125,7 +132,33 @@ impl Filter {
         }
     }
 
-    /// The same at an interval, for files that stay open; those that find the permit gone wait for it.
+    /// Makes the log tell of all that was written until now, files that are open or were just closed included, and
+    /// makes it durable. Without the permit that waits for it, if there is something to tell.
+    pub(crate) fn complete(self: &Arc<Self>, done: impl FnOnce(std::result::Result<u64, LogError>) + Send + 'static) {
+        if !self.has_untold() {
+            return done(self.journal.sync());
+        }
+        let filter = self.clone();
+        self.gate.run(0, move |pass| {
+            if let Ok(pass) = pass {
+                filter.store_all(pass);
+            }
+            done(filter.journal.sync());
+        });
+    }
+
+    fn has_untold(&self) -> bool {
+        let untold = |file: &Arc<OpenFile>| {
+            let state = file.state();
+            let stat = state.file.as_ref().and_then(|opened| stat_fd(&**opened).ok());
+            stat.is_some_and(|stat| {
+                state.stored != Some(Version::of(&stat)) && state.replaced.is_none() && stat.0.st_nlink > 0
+            })
+        };
+        self.closing.load(Ordering::SeqCst) > 0 || self.files.written().iter().any(untold)
+    }
+
+    /// The same as [`Filter::store_all`] at an interval, for files that stay open; those that find the permit gone wait for it.
     pub(crate) fn store_long_open(self: &Arc<Self>) {
         for file in self.files.written() {
             start_writeback(&file);

@@ -24,7 +24,7 @@ Example:
 
 pub(super) const DAEMON: &str = "\
 Stays in the foreground and logs to standard error; tells systemd when it is ready. Mounts what was mounted before. \
-Mounts go on serving while it is down. SIGTERM unmounts and ends it.
+SIGTERM ends it; mounts go on serving and logging while it is down.
 
 Example:
   lento daemon
@@ -125,7 +125,8 @@ Example:
   lento umount web";
 
 pub(super) const FSCK: &str = "\
-The database is an index over what is in the store: nothing is lost with it.
+The database is an index over what is in the store: nothing is lost with it. Without --rebuild it is compared with
+the store, while the file set stays in use; the exit code is 1 if they do not agree. `lento verify` compares hosts.
 
 Example:
   lento fsck web

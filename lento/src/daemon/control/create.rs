@@ -4,7 +4,7 @@ use super::conclude;
 use super::open::{hand_over, open_directory, ready, store_config};
 use crate::daemon::error::{failed, hinted};
 use crate::daemon::files::FileSetConfig;
-use crate::daemon::input::{Answers, OpenStore};
+use crate::daemon::input::{Answers, OpenStore, Then};
 use crate::daemon::mind::Mind;
 use crate::daemon::progress::Pace;
 use lento_cli::control::{ByteText, ControlEvent, Failure, WaitPolicy};
@@ -70,20 +70,20 @@ impl Mind {
             let (progress, adopting) = (answers.clone(), config.clone());
             let adopted = tokio::task::spawn_blocking(move || adopt(&home, host, &adopting, &progress)).await;
             let result = adopted.unwrap_or_else(|why| Err(failed(format!("adoption was interrupted: {why}"))));
-            hand_over(&inputs, config, result, &answers).await;
+            hand_over(&inputs, config, result, Then::Mount, &answers).await;
         });
     }
 
     /// A store that a command made is at work: the list is kept, and the command goes on.
-    pub(in crate::daemon) fn finish_opening(&mut self, id: FileSetId, answers: Answers) {
+    pub(in crate::daemon) fn finish_opening(&mut self, id: FileSetId, then: Then, answers: Answers) {
         if let Err(failure) = self.save_filesets() {
             super::end(&answers, [ControlEvent::Failed(failure)]);
             return;
         }
-        if self.filesets.get(&id).is_some_and(|set| set.config.mounted) {
-            self.await_mount(id, answers);
-        } else {
-            self.await_copy(id, answers);
+        match then {
+            Then::Done => super::end(&answers, [ControlEvent::Done(None)]),
+            Then::Mount => self.await_mount(id, answers),
+            Then::Copy => self.await_copy(id, answers),
         }
     }
 }

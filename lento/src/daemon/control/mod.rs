@@ -1,5 +1,6 @@
 //! The command socket: one request a connection, answered by a stream of events.
 
+mod check;
 mod create;
 mod log;
 mod mounts;

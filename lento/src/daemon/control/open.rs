@@ -2,7 +2,7 @@
 
 use crate::daemon::error::{failed, hinted};
 use crate::daemon::files::FileSetConfig;
-use crate::daemon::input::{Answers, Input, OpenStore, Opened};
+use crate::daemon::input::{Answers, Input, OpenStore, Opened, Then};
 use lento_cli::control::{ControlEvent, Failure};
 use lento_core::Saved;
 use lento_store::{Bottom, Store, StoreConfig, StoreError};
@@ -90,11 +90,12 @@ pub(super) async fn hand_over(
     inputs: &mpsc::Sender<Input>,
     config: FileSetConfig,
     result: Result<OpenStore, Failure>,
+    then: Then,
     answers: &Answers,
 ) {
     match result {
         Ok(open) => {
-            let opened = Opened { config, result: Ok(open), answers: Some(answers.clone()) };
+            let opened = Opened { config, result: Ok(open), answers: Some((then, answers.clone())) };
             let _ = inputs.send(Input::Opened(Box::new(opened))).await;
         }
         Err(failure) => drop(answers.send(ControlEvent::Failed(failure)).await),

@@ -1,11 +1,11 @@
-//! `lento fileset remove` and `lento fsck`.
+//! `lento fileset remove` and `lento fsck --rebuild`.
 
 use super::open::{open_directory, store_config};
 use super::{conclude, end};
 use crate::daemon::error::{failed, hinted, no_fileset};
 use crate::daemon::files::FileSetConfig;
 use crate::daemon::fileset::FileSet;
-use crate::daemon::input::{Answers, Call, Input};
+use crate::daemon::input::{Answers, Call, Input, Then};
 use crate::daemon::mind::Mind;
 use crate::daemon::progress::Pace;
 use crate::daemon::requests::call;
@@ -74,9 +74,7 @@ impl Mind {
     pub(super) fn fsck(&mut self, name: &FileSetName, rebuild: bool, answers: Answers) {
         let Some(id) = self.by_name(name) else { return end(&answers, [ControlEvent::Failed(no_fileset(name))]) };
         if !rebuild {
-            let hint =
-                format!("`lento fsck {name} --rebuild` makes it anew; `lento verify {name}` compares the copies");
-            return end(&answers, [ControlEvent::Note(hint), ControlEvent::Done(None)]);
+            return self.check(id, name.clone(), answers);
         }
         let open = self.store(id).is_some();
         let remount = self.filesets.get(&id).is_some_and(|set| set.config.mounted);
@@ -97,7 +95,8 @@ impl Mind {
                 let work = tokio::task::spawn_blocking(move || rebuild_store(home, host, &rebuilding, &progress));
                 let (open, text) = work.await.map_err(failed)??;
                 let _ = answers.send(ControlEvent::Note(text)).await;
-                super::open::hand_over(&inputs, config2, Ok(open), &answers).await;
+                let then = if remount { Then::Mount } else { Then::Done };
+                super::open::hand_over(&inputs, config2, Ok(open), then, &answers).await;
                 Ok::<(), Failure>(())
             }
             .await;

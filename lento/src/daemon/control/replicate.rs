@@ -5,7 +5,7 @@ use super::create::make_directory;
 use super::open::{hand_over, open_directory, ready, store_config};
 use crate::daemon::error::{failed, hinted};
 use crate::daemon::files::FileSetConfig;
-use crate::daemon::input::{Answers, Call, Input, OpenStore};
+use crate::daemon::input::{Answers, Call, Input, OpenStore, Then};
 use crate::daemon::mind::Mind;
 use crate::daemon::requests::call;
 use lento_cli::control::{ByteText, ControlEvent, Failure, WaitPolicy};
@@ -57,7 +57,7 @@ impl Mind {
             }
             .await;
             match result {
-                Ok((config, open)) => hand_over(&inputs, config, Ok(open), &answers).await,
+                Ok((config, open)) => hand_over(&inputs, config, Ok(open), Then::Copy, &answers).await,
                 Err(failure) => conclude(&answers, Err(failure)).await,
             }
         });

@@ -105,7 +105,7 @@ impl Side {
 /// The bodies that serve what is wanted.
 pub fn served(source: &Side, wanted: &[Wanted]) -> Vec<Vec<u8>> {
     let mut bodies = Vec::new();
-    serve(&source.store, wanted, &mut |body| {
+    serve(&source.store, wanted, true, &mut |body| {
         assert!(body.len() <= protocol::limits::PACKET_BODY_BYTES);
         bodies.push(body);
         Ok::<(), Stopped>(())
