@@ -101,14 +101,14 @@ impl Engine {
                     set.permits.handle_request(from);
                 }
             }),
-            Event::PermitGranted { from, fileset, epoch, after } => self.with(fileset, |set, _| {
-                if set.saved.holder == from {
+            Event::PermitGranted { from, fileset, ask, epoch, after } => self.with(fileset, |set, _| {
+                if set.saved.holder == from && set.mine.is_awaited(ask) {
                     set.mine.handle_granted(epoch, after);
                 }
             }),
-            Event::PermitRefused { from, fileset } => self.with(fileset, |set, _| {
-                if set.saved.holder == from && set.mine.state == crate::mine::Mine::Asked {
-                    set.mine.state = crate::mine::Mine::None;
+            Event::PermitRefused { from, fileset, ask } => self.with(fileset, |set, _| {
+                if set.saved.holder == from && set.mine.is_awaited(ask) {
+                    set.mine.withdraw();
                 }
             }),
             Event::ReplicatorAdded { host, fileset } => self.handle_replicator_added(host, fileset),
@@ -432,6 +432,8 @@ impl FileSet {
         if arriving || self.mine.epoch().is_some() {
             self.mine.recalled = true;
         } else {
+            // The grant may still be on its way: a reply may be overtaken by a message.
+            self.mine.withdraw();
             let last = self.tail;
             out.push_back(Action::Send { to: from, message: Message::Released { fileset: self.id, epoch, last } });
         }

@@ -35,6 +35,8 @@ pub enum Event {
         from: HostId,
         /// Of which file set.
         fileset: FileSetId,
+        /// Which request it answers: [`Action::RequestPermit`] says.
+        ask: u64,
         /// The epoch to write in.
         epoch: u64,
         /// What must be applied before.
@@ -46,6 +48,8 @@ pub enum Event {
         from: HostId,
         /// Of which file set.
         fileset: FileSetId,
+        /// Which request it answers: [`Action::RequestPermit`] says.
+        ask: u64,
     },
     /// A host was registered as replicator here.
     ReplicatorAdded {
@@ -218,6 +222,8 @@ pub enum Action {
         to: HostId,
         /// Of which file set.
         fileset: FileSetId,
+        /// Comes back with the answer.
+        ask: u64,
     },
     /// Answer such a request.
     GrantPermit {

@@ -234,7 +234,9 @@ impl FileSet {
             let downcall = |downcall| Action::Downcall { fileset, downcall };
             match step {
                 PermitStep::Ask if self.is_holder() => self.permits.handle_request(self.me),
-                PermitStep::Ask => out.push_back(Action::RequestPermit { to: self.saved.holder, fileset }),
+                PermitStep::Ask => {
+                    out.push_back(Action::RequestPermit { to: self.saved.holder, fileset, ask: self.mine.asks })
+                }
                 PermitStep::Keep { epoch } => {
                     self.saved.epoch = self.saved.epoch.max(epoch);
                     self.save(out);

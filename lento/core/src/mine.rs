@@ -43,6 +43,9 @@ pub(crate) struct MyPermit {
     pub(crate) wanted: bool,
     /// It is wanted back.
     pub(crate) recalled: bool,
+    /// How often it was asked for. The answer to an earlier request is not taken: that permit was given back unseen, or
+    /// its connection is gone, and the holder may have given it to another host since.
+    pub(crate) asks: u64,
 }
 
 /// What is to be done next.
@@ -66,7 +69,7 @@ impl MyPermit {
     pub(crate) fn new(saved: Option<u64>, mounted: bool) -> Self {
         let state = saved.map_or(Mine::None, |epoch| Mine::Held { epoch, since_ms: 0 });
         let presto = if mounted { Presto::Down } else { Presto::Absent };
-        Self { state, presto, wanted: false, recalled: false }
+        Self { state, presto, wanted: false, recalled: false, asks: 0 }
     }
 
     /// The epoch of the permit while it is usable here.
@@ -108,6 +111,18 @@ impl MyPermit {
         }
     }
 
+    /// Whether the answer to this request is waited for.
+    pub(crate) fn is_awaited(&self, ask: u64) -> bool {
+        self.state == Mine::Asked && self.asks == ask
+    }
+
+    /// The request that is under way is not to be answered any more.
+    pub(crate) fn withdraw(&mut self) {
+        if self.state == Mine::Asked {
+            self.state = Mine::None;
+        }
+    }
+
     pub(crate) fn handle_granted(&mut self, epoch: u64, after: Position) {
         if matches!(self.state, Mine::None | Mine::Asked) {
             self.state = Mine::Arriving { epoch, after };
@@ -128,6 +143,7 @@ impl MyPermit {
         match self.state {
             Mine::None if self.wanted && may_ask => {
                 self.state = Mine::Asked;
+                self.asks += 1;
                 Some(PermitStep::Ask)
             }
             Mine::Arriving { epoch, .. } if self.recalled => {

@@ -29,7 +29,7 @@ impl Mind {
                     tracing::debug!(%to, %why, "message not sent");
                 }
             }
-            Action::RequestPermit { to, fileset } => self.request_permit(to, fileset),
+            Action::RequestPermit { to, fileset, ask } => self.request_permit(to, fileset, ask),
             Action::GrantPermit { to, fileset, epoch, after } => {
                 if let Some(responder) = self.permit_requests.remove(&(fileset, to)) {
                     let _ = responder.reply(&Reply::Permit { epoch, after });
@@ -130,7 +130,7 @@ impl Mind {
         }
     }
 
-    fn request_permit(&mut self, to: HostId, fileset: FileSetId) {
+    fn request_permit(&mut self, to: HostId, fileset: FileSetId, ask: u64) {
         let session = match self.network.request(to, &Request::GetPermit { fileset }) {
             Ok(session) => session,
             // The connection is gone, which the core is being told.
@@ -140,11 +140,11 @@ impl Mind {
         tokio::spawn(async move {
             let mut session = session;
             let event = match session.reply().await {
-                Ok(Reply::Permit { epoch, after }) => Event::PermitGranted { from: to, fileset, epoch, after },
+                Ok(Reply::Permit { epoch, after }) => Event::PermitGranted { from: to, fileset, ask, epoch, after },
                 Ok(Reply::Refused(_)) => {
                     // Asked again, but not at once.
                     tokio::time::sleep(DISK_PAUSE).await;
-                    Event::PermitRefused { from: to, fileset }
+                    Event::PermitRefused { from: to, fileset, ask }
                 }
                 Ok(other) => return tracing::warn!(%to, ?other, "a strange answer to a request for the permit"),
                 Err(_) => return,

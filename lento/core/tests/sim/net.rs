@@ -42,13 +42,11 @@ impl World {
         }
     }
 
-    /// Requests and replies travel like messages; here they are events of the receiver.
-    pub(crate) fn send_event(&mut self, from: usize, to: usize, event: Event) {
-        if let Some(connection) = self.connections.get(&(from, to)).copied() {
-            let delay = self.arrival(from, to);
-            if self.connections.get(&(to, from)) == Some(&connection) && !self.cuts.contains(&(from, to)) {
-                self.tell_later(to, delay, event);
-            }
+    /// Replies come through tasks of their own: a message, or a new connection, may overtake them.
+    pub(crate) fn send_reply(&mut self, from: usize, to: usize, event: Event) {
+        if self.connections.contains_key(&(from, to)) && !self.cuts.contains(&(from, to)) {
+            let delay = self.arrival(from, to) + if self.rng.percent(20) { self.rng.below(300) } else { 0 };
+            self.tell_later(to, delay, event);
         }
     }
 

@@ -23,6 +23,7 @@ pub(crate) struct Faults {
 pub(crate) enum Due {
     Engine { host: usize, life: u64, event: Event },
     Deliver { from: usize, to: usize, connection: u64, message: Message },
+    PermitRequest { from: usize, to: usize, connection: u64, ask: u64 },
     Down { host: usize, peer: usize, connection: u64 },
     Stage { host: usize, life: u64, from: usize, wanted: Vec<ObjectId> },
     Copy { host: usize, life: u64, from: usize, after: Position, objects: Option<Vec<ObjectId>> },
@@ -47,6 +48,8 @@ pub(crate) struct World {
     /// When the last message of a direction arrives: one connection keeps order.
     pub(crate) arrival: BTreeMap<(usize, usize), u64>,
     pub(crate) cuts: BTreeSet<(usize, usize)>,
+    /// Of each host, the request for the permit that an answer would go to.
+    pub(crate) asks: BTreeMap<HostId, u64>,
     /// The tree after each record, as its writer had it.
     pub(crate) truth: BTreeMap<Position, u64>,
     /// The tree after the last record of all, while no loss of power has made that open.
@@ -78,6 +81,7 @@ impl World {
             connections: BTreeMap::new(),
             arrival: BTreeMap::new(),
             cuts: BTreeSet::new(),
+            asks: BTreeMap::new(),
             truth: BTreeMap::new(),
             last: None,
             durable: BTreeMap::new(),
@@ -131,6 +135,13 @@ impl World {
             Due::Engine { host, life, event } => {
                 if self.hosts[host].life == life {
                     self.tell(host, event);
+                }
+            }
+            Due::PermitRequest { from, to, connection, ask } => {
+                if self.connections.get(&(to, from)) == Some(&connection) && !self.cuts.contains(&(from, to)) {
+                    let from = self.hosts[from].id;
+                    self.asks.insert(from, ask);
+                    self.tell(to, Event::PermitRequested { from, fileset: self.fileset });
                 }
             }
             Due::Deliver { from, to, connection, message } => {
@@ -213,14 +224,18 @@ impl World {
                 panic!("host {host} found that {peer} misbehaved: {reason}");
             }
             Action::Send { to, message } => self.send(host, self.index(to), message),
-            Action::RequestPermit { to, .. } => {
-                let from = self.hosts[host].id;
-                self.send_event(host, self.index(to), Event::PermitRequested { from, fileset });
+            Action::RequestPermit { to, ask, .. } => {
+                let to = self.index(to);
+                if let Some(connection) = self.connections.get(&(host, to)).copied() {
+                    let delay = self.arrival(host, to);
+                    self.schedule(delay, Due::PermitRequest { from: host, to, connection, ask });
+                }
             }
             Action::GrantPermit { to, epoch, after, .. } => {
                 self.count("grants to replicators");
+                let ask = self.asks.get(&to).copied().unwrap_or_default();
                 let from = self.hosts[host].id;
-                self.send_event(host, self.index(to), Event::PermitGranted { from, fileset, epoch, after });
+                self.send_reply(host, self.index(to), Event::PermitGranted { from, fileset, ask, epoch, after });
             }
             Action::Downcall { downcall, .. } => {
                 let delay = self.rng.below(3);
