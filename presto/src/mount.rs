@@ -119,7 +119,7 @@ fn serve(
     lost_after: Option<u64>,
     signals: SigSet,
 ) -> Result<(), MountError> {
-    let syncer = Syncer::start().map_err(MountError::Session)?;
+    let syncer = Syncer::start(options.threads).map_err(MountError::Session)?;
     let adapter = Adapter { filter: filter.clone(), syncer, backing: backing.clone() };
     let fail = |source| MountError::Mount { path: options.mount.clone(), source };
     let session = Session::new(adapter, &options.mount, &config(options, store)).map_err(fail)?;

@@ -3,6 +3,7 @@
 use crate::filter::{Caller, Error, Filter, Result};
 use std::sync::{
     Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
     mpsc::{self, Receiver, Sender},
 };
 
@@ -15,18 +16,22 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub(crate) struct Syncer {
     jobs: Sender<Job>,
+    /// Syncs under way in threads that answer the kernel, and those about to be handed over.
+    here: AtomicUsize,
+    /// The most of them: one thread goes on answering.
+    most_here: usize,
 }
 
 impl Syncer {
-    /// Starts the threads.
-    pub(crate) fn start() -> std::io::Result<Arc<Self>> {
+    /// Starts the threads; `answering` others answer the kernel.
+    pub(crate) fn start(answering: usize) -> std::io::Result<Arc<Self>> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
         for n in 0..THREADS {
             let queue = queue.clone();
             std::thread::Builder::new().name(format!("sync-{n}")).spawn(move || work(&queue))?;
         }
-        Ok(Arc::new(Self { jobs }))
+        Ok(Arc::new(Self { jobs, here: AtomicUsize::new(0), most_here: answering.saturating_sub(1) }))
     }
 
     fn submit(&self, job: impl FnOnce() + Send + 'static) {
@@ -45,23 +50,41 @@ impl Syncer {
         data_only: bool,
         reply: impl FnOnce(Result<()>) + Send + 'static,
     ) {
-        let syncer = self.clone();
-        let sync = move |filter: Arc<Filter>| {
-            let synced = filter.fsync_file(node, data_only);
-            synced.and_then(|()| filter.journal.sync().map(drop).map_err(Error::from))
-        };
+        let sync = move |filter: &Filter| filter.fsync_file(node, data_only);
         if !filter.is_written(node) {
-            return self.submit(move || reply(sync(filter)));
+            return self.here_or_there(filter, sync, reply);
         }
-        // The record first: then one sync of the log covers it.
-        let gate = filter.clone();
+        // The record first: then one sync of the log covers it. The pass is given back before the disk is waited for.
+        let entered = filter.gate.enter().map(|pass| filter.store_open(&pass, caller, node));
+        match entered {
+            Some(Ok(())) => return self.here_or_there(filter, sync, reply),
+            Some(Err(error)) => return reply(Err(error)),
+            None => {}
+        }
+        let (syncer, gate) = (self.clone(), filter.clone());
         gate.gate.run(caller.pid, move |pass| {
             let stored = pass.map_err(Error::from).and_then(|pass| filter.store_open(pass, caller, node));
             match stored {
-                Ok(()) => syncer.submit(move || reply(sync(filter))),
+                Ok(()) => syncer.submit(move || reply(sync(&filter))),
                 Err(error) => reply(Err(error)),
             }
         });
+    }
+
+    /// Syncs in this thread, which answers the kernel, if enough others go on doing that: handing it over would cost
+    /// two changes of thread, often more than the disk does. Else in one of ours.
+    fn here_or_there(
+        &self,
+        filter: Arc<Filter>,
+        sync: impl FnOnce(&Filter) -> Result<()> + Send + 'static,
+        reply: impl FnOnce(Result<()>) + Send + 'static,
+    ) {
+        if self.here.fetch_add(1, Ordering::Relaxed) < self.most_here {
+            reply(sync(&filter));
+        } else {
+            self.submit(move || reply(sync(&filter)));
+        }
+        self.here.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// `FSYNCDIR`: entries and their records are durable when `reply` is called with `Ok`.

@@ -55,6 +55,32 @@ fn another_users_write_clears_setuid_and_setgid() {
 }
 
 #[test]
+fn roots_own_bits_stay_after_an_open_took_the_capability_from_the_thread() {
+    // One thread, so that the one that opened is the one that goes on.
+    let stand = Stand::writing(&["--threads", "1"]);
+    let (file, dir) = (stand.path("file"), stand.path("dir"));
+    let mode = |path: &Path| fs::metadata(path).expect("stat").mode() & 0o7777;
+    fs::write(&file, b"opened, and so registered for passthrough").expect("written");
+    // A group that root is not in: only CAP_FSETID lets it set the bit.
+    std::os::unix::fs::chown(&file, None, Some(1234)).expect("chown");
+    fs::set_permissions(&file, Permissions::from_mode(0o6777)).expect("chmod");
+    assert_eq!(mode(&file), 0o6777);
+    let reader = File::open(&file).expect("opened");
+    assert_eq!(File::create(&file).expect("truncated").metadata().expect("stat").len(), 0);
+    assert_eq!(mode(&file), 0o6777, "root's truncation clears nothing");
+    drop(reader);
+    fs::create_dir(&dir).expect("made");
+    std::os::unix::fs::chown(&dir, None, Some(1234)).expect("chown");
+    drop(File::open(&file).expect("opened"));
+    fs::set_permissions(&dir, Permissions::from_mode(0o2777)).expect("chmod");
+    assert_eq!(mode(&dir), 0o2777);
+    // And the next ordinary user's writes clear them still.
+    open_to_all(&stand);
+    assert!(as_nobody(&format!("printf x >> {}", file.display())));
+    assert_eq!(mode(&file), 0o777);
+}
+
+#[test]
 fn what_another_user_creates_is_his() {
     let stand = Stand::writing(&[]);
     open_to_all(&stand);

@@ -249,6 +249,12 @@ impl Writer {
         Ok(Some((file, segment.first, self.last)))
     }
 
+    /// The segment that is written to, if there is one, opened anew: to have its pages written out ahead of a sync.
+    /// An error of that is told to this descriptor, and to the one of [`Writer::sync_handle`] all the same.
+    pub fn last_segment(&self) -> Result<Option<File>, LogError> {
+        self.segments.back().map(|segment| segment::open(&self.dir, segment.first, OFlag::O_RDONLY)).transpose()
+    }
+
     /// The file of [`Writer::sync_handle`] was synced.
     pub fn synced_upto(&mut self, number: u64) {
         self.synced = self.synced.max(number);

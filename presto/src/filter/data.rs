@@ -65,9 +65,8 @@ impl Filter {
         state.id = Some(id);
         let stat = stat_fd(&*opened)?;
         if !state.announced {
-            let op = |_| Op::Intend { id, handle: file.handle };
             let done = Done { handle: Some(file.handle), attr: None };
-            self.record(pass, caller, op, |_| Ok(((), done)))?;
+            self.note(pass, caller, Op::Intend { id, handle: file.handle }, done)?;
             state.announced = true;
             state.stored = Some(super::openfiles::Version::of(&stat));
         }
@@ -79,7 +78,9 @@ impl Filter {
         if flags & libc::O_TRUNC != 0 {
             // SAFETY: plain integers.
             let truncate = || check(unsafe { libc::ftruncate(opened.as_raw_fd(), 0) }.into());
-            without_fsetid(caller.uid != 0, truncate)?;
+            // Where there are no bits to clear the capability makes no difference, and changing it costs.
+            let drop_it = caller.uid != 0 || stat.mode() & SET_ID_BITS == 0;
+            without_fsetid(drop_it, truncate)?;
         }
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         state.writers += u32::from(writes);
@@ -175,8 +176,12 @@ impl Filter {
     /// `FSYNC`: the file, and then what the log says of it, are durable when this returns.
     pub(crate) fn fsync_file(&self, node: u64, data_only: bool) -> Result<()> {
         let file = self.opened(node)?;
+        // The log's pages first: then the commit that the file causes is the only one.
+        self.journal.write_out()?;
         let synced = if data_only { file.sync_data() } else { file.sync_all() };
-        synced.map_err(|e| from_io(&e))
+        synced.map_err(|e| from_io(&e))?;
+        self.journal.sync()?;
+        Ok(())
     }
 
     /// Whether `FSYNC` of a file has something to say in the log, for which the permit is needed.

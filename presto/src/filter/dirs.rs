@@ -47,10 +47,8 @@ impl Dirs {
 
     /// The directory, from the cache or opened.
     pub(crate) fn get(&self, bottom: &Bottom, handle: Handle) -> Result<Arc<Dir>> {
-        let now = self.clock.fetch_add(1, Ordering::Relaxed);
-        if let Some(dir) = self.table().get(&handle.0) {
-            dir.used.store(now, Ordering::Relaxed);
-            return Ok(dir.clone());
+        if let Some(dir) = self.cached(handle) {
+            return Ok(dir);
         }
         let fd = bottom.open(handle, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         let id = if handle == bottom.root_handle {
@@ -58,12 +56,23 @@ impl Dirs {
         } else {
             id_or_adopt(XattrTarget::fd(&fd), self.host, || Ok(handle))?
         };
-        let dir = Arc::new(Dir { fd, handle, id, reading: Mutex::new(()), used: AtomicU64::new(now) });
+        let dir = Arc::new(Dir { fd, handle, id, reading: Mutex::new(()), used: AtomicU64::new(self.now()) });
         let mut table = self.table();
         if table.len() >= limits::DIRECTORY_CACHE {
             evict(&mut table);
         }
         Ok(table.entry(handle.0).or_insert(dir).clone())
+    }
+
+    /// The directory, if it is in the cache.
+    pub(crate) fn cached(&self, handle: Handle) -> Option<Arc<Dir>> {
+        let dir = self.table().get(&handle.0)?.clone();
+        dir.used.store(self.now(), Ordering::Relaxed);
+        Some(dir)
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Closes a directory that was removed or changed by others.

@@ -21,7 +21,7 @@ pub(crate) use stores::{Replaced, orphan_name};
 use crate::{
     journal::Journal,
     permit::{Gate, Pass},
-    sys::{Bottom, Stat, XattrTarget, stat_at, stat_fd},
+    sys::{Bottom, Stat, XattrTarget, set_fsetid, stat_at, stat_fd},
 };
 use dirs::{Dir, Dirs};
 use nix::{errno::Errno, fcntl::OFlag};
@@ -206,7 +206,7 @@ impl Filter {
         dirs::id_or_adopt(XattrTarget::fd(fd), self.host, || Ok(handle))
     }
 
-    /// Appends the record of a change, does it, and appends how it ended.
+    /// Appends the record of a change, does it with all capabilities, and appends how it ended.
     fn record<T>(
         &self,
         pass: &Pass<'_>,
@@ -214,6 +214,7 @@ impl Filter {
         op: impl FnOnce(u64) -> Op,
         work: impl FnOnce(u64) -> Result<(T, Done)>,
     ) -> Result<T> {
+        set_fsetid(true)?;
         let number = self.journal.append(pass, caller.cred(), op)?;
         match work(number) {
             Ok((value, done)) => {
@@ -225,6 +226,13 @@ impl Filter {
                 Err(error)
             }
         }
+    }
+
+    /// Appends a record of what needs no work, or is done.
+    fn note(&self, pass: &Pass<'_>, caller: Caller, op: Op, done: Done) -> Result<()> {
+        let number = self.journal.append(pass, caller.cred(), |_| op)?;
+        self.journal.finish(number, Ok(done));
+        Ok(())
     }
 
     /// `LOOKUP`: `None` if there is no such entry.
@@ -245,6 +253,10 @@ impl Filter {
         let handle = self.handle(node);
         if let Some(stat) = self.files.stat(handle) {
             return stat;
+        }
+        // The kernel asks for a directory's attributes before each change in it.
+        if let Some(dir) = self.dirs.cached(handle) {
+            return Ok(stat_fd(&*dir)?);
         }
         Ok(stat_fd(self.path_fd(handle)?)?)
     }

@@ -26,8 +26,8 @@ pub(crate) struct Replaced {
 impl Filter {
     /// Appends a store.
     fn store(&self, pass: &Pass<'_>, caller: Caller, id: ObjectId, stat: &Stat) -> Result<()> {
-        let op = |_| Op::Store { id, size: stat.size(), mtime: stat.mtime() };
-        self.record(pass, caller, op, |_| Ok(((), Done { handle: None, attr: Some(stat.attr()) })))
+        let op = Op::Store { id, size: stat.size(), mtime: stat.mtime() };
+        self.note(pass, caller, op, Done { handle: None, attr: Some(stat.attr()) })
     }
 
     /// Appends a store of an open file, if its content changed since the last one.
@@ -52,6 +52,10 @@ impl Filter {
 
     /// The last writer closed a file. Its store is appended when the permit is here; it is never dropped.
     pub(super) fn store_last(self: &Arc<Self>, caller: Caller, file: Arc<OpenFile>) {
+        self.save_if_replaced(&file);
+        if let Some(pass) = self.gate.enter() {
+            return self.store_and_close(&pass, caller, &file);
+        }
         let changed = {
             let state = file.state();
             match state.file.as_ref().map(|opened| stat_fd(&**opened)) {
@@ -59,7 +63,6 @@ impl Filter {
                 _ => false,
             }
         };
-        self.save_if_replaced(&file);
         if !changed {
             self.close_writing(&file);
             return;
@@ -70,12 +73,17 @@ impl Filter {
             filter.closing.fetch_sub(1, Ordering::SeqCst);
             // Refused only when the mount ends: recovery finds the file in the log as open, and looks at it.
             let Ok(pass) = pass else { return };
-            if let Err(error) = filter.store_if_changed(pass, caller, &file) {
-                tracing::warn!(%error, handle = ?file.handle, "a closed file could not be logged; recovery will do it");
-                return;
-            }
-            filter.close_writing(&file);
+            filter.store_and_close(pass, caller, &file);
         });
+    }
+
+    fn store_and_close(&self, pass: &Pass<'_>, caller: Caller, file: &OpenFile) {
+        match self.store_if_changed(pass, caller, file) {
+            Ok(()) => self.close_writing(file),
+            Err(error) => {
+                tracing::warn!(%error, handle = ?file.handle, "a closed file could not be logged; recovery will do it");
+            }
+        }
     }
 
     /// Nothing more is to be said of a file, if nobody opened it for writing meanwhile.

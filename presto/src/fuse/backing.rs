@@ -1,6 +1,6 @@
 //! FUSE passthrough: backing files registered with the kernel.
 
-use crate::{filter::Passthrough, sys::without_fsetid};
+use crate::{filter::Passthrough, sys::set_fsetid};
 use nix::errno::Errno;
 use std::{
     fs::File,
@@ -44,7 +44,8 @@ impl Passthrough for Backing {
         let device = self.device.get()?;
         // The kernel writes with the credentials of this moment. Without CAP_FSETID the bottom clears setuid and setgid
         // bits on a write as it does for an ordinary user; the kernel leaves that to us (FUSE_HANDLE_KILLPRIV_V2).
-        let opened = without_fsetid(true, || {
+        // The thread is left so: most opens follow one another.
+        let opened = set_fsetid(false).and_then(|()| {
             fuser::BackingId::create_raw(device, file).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
         });
         match opened {

@@ -17,6 +17,8 @@ pub(crate) struct As {
 thread_local! {
     /// This thread's umask, once it has one of its own.
     static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
+    /// Whether this thread has `CAP_FSETID`, as every thread does at first.
+    static FSETID: Cell<bool> = const { Cell::new(true) };
 }
 
 /// `CAP_FSETID`.
@@ -99,7 +101,7 @@ impl Drop for Acting {
     }
 }
 
-/// The process's capabilities as they were when first needed; no thread keeps others.
+/// The process's capabilities as they were before any thread dropped one.
 static CAPABILITIES: OnceLock<[CapData; 2]> = OnceLock::new();
 
 fn capabilities() -> Result<[CapData; 2], Errno> {
@@ -119,17 +121,30 @@ fn set_capabilities(data: &[CapData; 2]) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) }).map(drop)
 }
 
-/// Runs `work` without `CAP_FSETID`, if `drop_it`, so that the bottom clears setuid and setgid bits as it does when
-/// an ordinary user writes.
+/// Gives this thread `CAP_FSETID`, or takes it away; free of cost if that is how it is.
+///
+/// Without it the bottom clears setuid and setgid bits as it does when an ordinary user writes. A thread may stay
+/// without it: [`crate::filter::Filter`] gives it back before it does what is recorded.
+pub(crate) fn set_fsetid(wanted: bool) -> Result<(), Errno> {
+    FSETID.with(|has| {
+        if has.get() == wanted {
+            return Ok(());
+        }
+        let mut data = capabilities()?;
+        if !wanted {
+            data[0].effective &= !CAP_FSETID;
+        }
+        set_capabilities(&data)?;
+        has.set(wanted);
+        Ok(())
+    })
+}
+
+/// Runs `work` without `CAP_FSETID` if `drop_it`, else with it; then the thread is as it was before.
 pub(crate) fn without_fsetid<T>(drop_it: bool, work: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-    if !drop_it {
-        return work();
-    }
-    let all = capabilities()?;
-    let mut less = all;
-    less[0].effective &= !CAP_FSETID;
-    set_capabilities(&less)?;
+    let had = FSETID.with(Cell::get);
+    set_fsetid(!drop_it)?;
     let result = work();
-    set_capabilities(&all)?;
+    set_fsetid(had)?;
     result
 }
