@@ -125,6 +125,8 @@ fn close_rings_the_doorbell_within_milliseconds() {
         file.write_all(b"x").expect("written");
         let seen = stand.synced_log().last().map_or(0, |e| e.record.number);
         stand.lento().send(&Downcall::Arm { seen });
+        // Asking for the log made it tell what was written so far: the close needs something of its own to tell.
+        file.write_all(b"y").expect("written");
         let start = Instant::now();
         drop(file);
         stand.lento().wait(|u| matches!(u, Upcall::Advanced { .. }).then_some(()));
