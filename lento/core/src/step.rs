@@ -81,8 +81,8 @@ impl FileSet {
             }
             Ok(after) => {
                 link.copy = Copying::Not;
+                // What was taken over is yet to be synced.
                 link.apply.reset(after);
-                link.apply.durable = after;
                 let theirs = link.peer.as_ref().map(|state| state.incarnation);
                 if holder {
                     // What was taken over is in no log here: the other replicators, and this one, compare.

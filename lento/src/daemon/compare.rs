@@ -1,16 +1,21 @@
 //! Taking over a peer's tree by comparison: the first copy, a long absence, a loss of power, and objects that are missing.
 
 use super::actions::invalidate;
+use super::fetchers::{Chunk, Chunks, Fetchers};
 use super::input::Input;
 use super::mind::Mind;
 use super::progress::Pace;
 use lento_core::Event;
 use lento_net::{Connection, Session};
 use lento_store::{Committed, Store};
-use lento_transfer::{CompareOptions, Comparer, Receiver};
+use lento_transfer::{CompareOptions, Comparer};
 use protocol::{Downcall, FileSetId, HostId, ObjectId, Position, Reply, Request};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// How often progress is told at least, while nothing else happens.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What one comparison works with.
 struct Job {
@@ -21,6 +26,8 @@ struct Job {
     presto: Option<mpsc::Sender<Downcall>>,
     inputs: mpsc::Sender<Input>,
     pace: Pace,
+    /// Whether this is the first copy, which nobody uses before it is complete.
+    copying: bool,
 }
 
 /// Compares with `from`: the whole tree, or the objects given with all below them. The end is told to the core.
@@ -36,7 +43,7 @@ pub(super) fn start(mind: &mut Mind, fileset: FileSetId, from: HostId, objects: 
             None => Err("not connected".to_owned()),
             Some(connection) => {
                 let pace = Pace::new(if copying { "copying" } else { "comparing" });
-                let mut job = Job { store, connection, fileset, from, presto, inputs: inputs.clone(), pace };
+                let mut job = Job { store, connection, fileset, from, presto, inputs: inputs.clone(), pace, copying };
                 job.run(objects).map_err(|why| format!("{why:#}"))
             }
         };
@@ -51,37 +58,44 @@ pub(super) fn start(mind: &mut Mind, fileset: FileSetId, from: HostId, objects: 
 impl Job {
     fn run(&mut self, objects: Option<Vec<ObjectId>>) -> anyhow::Result<Position> {
         match objects {
-            None => self.compare(ObjectId::ROOT),
+            None => {
+                let lost = self.store.copy_was_lost()?;
+                if lost {
+                    tracing::warn!(fileset = %self.fileset, "a copy was lost before it was on disk: all contents are compared");
+                }
+                if self.copying || lost {
+                    self.store.begin_copy()?;
+                }
+                let after = self.compare(ObjectId::ROOT, lost)?;
+                self.store.end_copy();
+                Ok(after)
+            }
             Some(objects) => {
                 let mut after = Position::START;
                 for object in objects {
-                    after = self.compare(object)?;
+                    after = self.compare(object, false)?;
                 }
                 Ok(after)
             }
         }
     }
 
-    fn compare(&mut self, root: ObjectId) -> anyhow::Result<Position> {
-        let mut session = self.connection.request(&Request::List { fileset: self.fileset, root })?;
-        let mut comparer = Comparer::new(self.store.clone(), root, self.from, CompareOptions::default());
-        if let Some(mut data) = session.data() {
-            while let Some(body) = data.blocking_recv()? {
-                comparer.take(&body)?;
-                self.tell(&comparer, 0, false);
+    fn compare(&mut self, root: ObjectId, distrust: bool) -> anyhow::Result<Position> {
+        let options = CompareOptions { distrust, ..CompareOptions::default() };
+        let mut comparer = Comparer::new(self.store.clone(), root, self.from, options);
+        let fetchers = Fetchers {
+            store: self.store.clone(),
+            connection: self.connection.clone(),
+            fileset: self.fileset,
+            sync: !(self.copying && root == ObjectId::ROOT) || distrust,
+            distrust,
+        };
+        let work = |comparer: &mut Comparer, chunks: &mut Chunks<'_>| self.work(root, comparer, chunks);
+        let after = fetchers.run(&mut comparer, work, |comparer, chunk| {
+            if let Err(why) = comparer.content(chunk.fetched) {
+                tracing::debug!(%why, "what came last is not kept");
             }
-        }
-        let after = listed(session)?;
-        // Contents come when all names are known: then there is a total to tell.
-        loop {
-            let wanted = comparer.take_wanted();
-            if wanted.is_empty() {
-                break;
-            }
-            for chunk in wanted.chunks(protocol::limits::FETCH_OBJECTS) {
-                self.fetch(&mut comparer, chunk.to_vec())?;
-            }
-        }
+        })?;
         let report = comparer.finish(after)?;
         tracing::info!(fileset = %self.fileset, from = %self.from, ?report.created, ?report.fetched, ?report.same,
             ?report.removed, ?report.moved, kept = report.kept.len(), "compared");
@@ -95,45 +109,46 @@ impl Job {
         Ok(after)
     }
 
-    fn fetch(&mut self, comparer: &mut Comparer, wanted: Vec<ObjectId>) -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Handle::current();
-        let mut receiver = Receiver::for_comparison(self.store.clone(), wanted);
-        let mut rounds = || -> anyhow::Result<()> {
-            while let Some(wanted) = receiver.next_round()? {
-                let mut session = self.connection.request(&Request::Fetch { fileset: self.fileset, wanted })?;
-                if let Some(mut data) = session.data() {
-                    while let Some(body) = data.blocking_recv()? {
-                        receiver.take(&body)?;
-                        tell(&self.inputs, self.fileset, &mut self.pace, comparer, receiver.bytes(), false);
-                    }
+    /// Takes the listing, and the contents that it makes necessary while it and they arrive.
+    fn work(&mut self, root: ObjectId, comparer: &mut Comparer, chunks: &mut Chunks<'_>) -> anyhow::Result<Position> {
+        let mut session = self.connection.request(&Request::List { fileset: self.fileset, root })?;
+        if let Some(mut data) = session.data() {
+            while let Some(body) = data.blocking_recv()? {
+                comparer.take(&body)?;
+                chunks.want(comparer, false);
+                while let Some(fetched) = chunks.poll(Duration::ZERO)? {
+                    self.content(comparer, fetched)?;
                 }
-                match runtime.block_on(session.reply())? {
-                    Reply::Done => {}
-                    Reply::Refused(refusal) => anyhow::bail!(refusal),
-                    other => anyhow::bail!("a strange answer to a request for content: {other:?}"),
-                }
+                self.tell(comparer, chunks.bytes(), false);
             }
-            Ok(())
-        };
-        let result = rounds();
-        // What came before it was interrupted is kept.
-        comparer.content(receiver.finish())?;
+        }
+        let after = listed(session)?;
+        chunks.want(comparer, true);
+        while !chunks.is_idle() {
+            if let Some(fetched) = chunks.poll(LOOK)? {
+                self.content(comparer, fetched)?;
+            }
+            self.tell(comparer, chunks.bytes(), false);
+        }
         self.tell(comparer, 0, true);
-        result
+        Ok(after)
+    }
+
+    /// Commits what came; that which came before a transfer was interrupted is kept.
+    fn content(&mut self, comparer: &mut Comparer, chunk: Chunk) -> anyhow::Result<()> {
+        comparer.content(chunk.fetched)?;
+        chunk.result
     }
 
     fn tell(&mut self, comparer: &Comparer, bytes: u64, end: bool) {
-        tell(&self.inputs, self.fileset, &mut self.pace, comparer, bytes, end);
-    }
-}
-
-fn tell(inputs: &mpsc::Sender<Input>, fileset: FileSetId, pace: &mut Pace, comparer: &Comparer, bytes: u64, end: bool) {
-    let progress = comparer.progress();
-    let totals = progress.listed_all.then_some(progress.wanted);
-    let (files, done) = progress.done;
-    let due = if end { Some(pace.now(files, done, totals)) } else { pace.due(files, done + bytes, totals) };
-    if let Some(progress) = due {
-        let _ = inputs.blocking_send(Input::Progress { fileset, progress: Some(progress) });
+        let progress = comparer.progress();
+        let totals = progress.listed_all.then_some(progress.wanted);
+        let (files, done) = progress.done;
+        let (pace, bytes) = (&mut self.pace, done + bytes);
+        let due = if end { Some(pace.now(files, done, totals)) } else { pace.due(files, bytes, totals) };
+        if let Some(progress) = due {
+            let _ = self.inputs.blocking_send(Input::Progress { fileset: self.fileset, progress: Some(progress) });
+        }
     }
 }
 

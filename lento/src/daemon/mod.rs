@@ -7,6 +7,7 @@ mod actions;
 mod compare;
 mod control;
 mod error;
+mod fetchers;
 mod files;
 mod fileset;
 mod input;
@@ -33,9 +34,23 @@ const INPUTS: usize = 4096;
 /// Events of the network that may wait.
 const NET_EVENTS: usize = 256;
 
+/// Blocks of up to this size are taken from memory that the process has, and so much of what is freed is kept: buffers of a
+/// transfer come and go by the thousand, and new pages for each cost more than encrypting what is in them.
+const KEPT_BLOCK: i32 = 4 << 20;
+const KEPT: i32 = 32 << 20;
+
+fn keep_memory() {
+    // SAFETY: only numbers are passed; the calls take the allocator's own lock. What is refused stays as it was.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT_BLOCK);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+    }
+}
+
 /// Runs the daemon of `home` until SIGTERM or SIGINT. Mounts are left serving: Presto goes on without Lento, and a new
 /// daemon takes them up again.
 pub(crate) async fn run(home: &Path) -> anyhow::Result<()> {
+    keep_memory();
     let identity = Arc::new(Identity::load(home)?);
     let _lock = files::lock_home(home)?;
     for dir in ["run", "fsdb", "log"] {

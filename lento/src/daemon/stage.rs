@@ -20,7 +20,7 @@ pub(super) fn start(mind: &mut Mind, fileset: FileSetId, from: HostId, wanted: V
     tokio::task::spawn_blocking(move || {
         let results = match connection {
             Some(connection) => {
-                let (fetched, why) = fetch(&store, &connection, fileset, wanted, &mut |_| {});
+                let (fetched, why) = fetch(&store, &connection, fileset, wanted);
                 let mut all = staged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 settle(fetched, &why, all.entry(from).or_default())
             }
@@ -55,27 +55,26 @@ fn settle(fetched: Vec<(ObjectId, Fetched)>, why: &str, staged: &mut Staged) -> 
 }
 
 /// Fetches contents into the staging directory; blocks. What became of each, and why it ended early, if it did.
-/// `tell` is called with the bytes received so far.
-pub(super) fn fetch(
+fn fetch(
     store: &Arc<Store>,
     connection: &Connection,
     fileset: FileSetId,
     wanted: Vec<ObjectId>,
-    tell: &mut dyn FnMut(u64),
 ) -> (Vec<(ObjectId, Fetched)>, String) {
     let mut receiver = Receiver::new(store.clone(), wanted);
-    let why = match rounds(&mut receiver, connection, fileset, tell) {
+    let why = match rounds(&mut receiver, connection, fileset, &mut |_| true) {
         Ok(()) => String::new(),
         Err(why) => why.to_string(),
     };
     (receiver.finish(), why)
 }
 
-fn rounds(
+/// Asks for all that a receiver wants and gives it the answers; blocks. `go_on` is called with the bytes received so far.
+pub(super) fn rounds(
     receiver: &mut Receiver,
     connection: &Connection,
     fileset: FileSetId,
-    tell: &mut dyn FnMut(u64),
+    go_on: &mut dyn FnMut(u64) -> bool,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Handle::current();
     while let Some(wanted) = receiver.next_round()? {
@@ -83,7 +82,9 @@ fn rounds(
         if let Some(mut data) = session.data() {
             while let Some(body) = data.blocking_recv()? {
                 receiver.take(&body)?;
-                tell(receiver.bytes());
+                if !go_on(receiver.bytes()) {
+                    anyhow::bail!("given up");
+                }
             }
         }
         match runtime.block_on(session.reply())? {

@@ -130,6 +130,11 @@ impl Index {
         Ok(())
     }
 
+    pub(crate) fn remove_meta(&self, key: &str) -> Result<(), StoreError> {
+        self.db.prepare_cached("DELETE FROM meta WHERE key=?1")?.execute([key])?;
+        Ok(())
+    }
+
     /// A number kept in `meta`; 0 if it was never set.
     pub(crate) fn number(&self, key: &str) -> Result<u64, StoreError> {
         let bytes = self.meta(key)?.unwrap_or_default();
@@ -296,6 +301,14 @@ impl Index {
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Runs `work`, which only reads, on one state of the index: its statements share what locking it costs.
+    pub(crate) fn snapshot<T>(&self, work: impl FnOnce(&Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.db.execute_batch("BEGIN")?;
+        let result = work(self);
+        self.db.execute_batch("COMMIT")?;
+        result
     }
 
     /// Runs `work` in a transaction, which survives a loss of power once this returns if `durable`.

@@ -4,9 +4,11 @@
 
 mod absorb;
 mod adopt;
+mod ahead;
 mod bottom;
 mod check;
 mod commit;
+mod copying;
 mod error;
 mod history;
 mod identity;
@@ -21,6 +23,7 @@ mod sys;
 mod walk;
 
 pub use adopt::Rebuilt;
+pub use ahead::Ahead;
 pub use bottom::{Bottom, DirEntry, ReadDir};
 pub use check::Suspect;
 pub use commit::{Committed, Invalidation};

@@ -2,6 +2,7 @@
 
 use crate::absorb::Extents;
 use crate::adopt::STATE;
+use crate::copying::UNSYNCED;
 use crate::error::StoreError;
 use crate::history::{log_of, open_log};
 use crate::store::{ABSORBED, ABSORBED_EPOCH, Store, Writer, lock};
@@ -33,6 +34,7 @@ impl Store {
     /// which this is true, whoever wrote.
     pub fn sync(&self) -> Result<Position, StoreError> {
         let applied = self.applied()?;
+        let copying = self.copying.load(Ordering::Acquire);
         self.bottom.sync().map_err(StoreError::io("syncing the store's file system"))?;
         let writer = lock(&self.writer);
         writer.index.transaction(true, |index| {
@@ -41,7 +43,7 @@ impl Store {
                 let synced = applied.get(&host).map_or(durable, |before| (*before).min(now).max(durable));
                 index.put_applied(host, now, synced)?;
             }
-            Ok(())
+            if copying { Ok(()) } else { index.remove_meta(UNSYNCED) }
         })?;
         Ok(applied.values().copied().max().unwrap_or_default())
     }

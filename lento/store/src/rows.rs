@@ -29,6 +29,16 @@ impl<'a> Rows<'a> {
         })
     }
 
+    /// Reads the rows of objects that are about to be asked for, at less cost than one by one.
+    pub(crate) fn look_ahead(&mut self, ids: impl Iterator<Item = ObjectId>) -> Result<(), StoreError> {
+        self.index.snapshot(|_| {
+            for id in ids {
+                self.cached(id)?;
+            }
+            Ok(())
+        })
+    }
+
     pub(crate) fn get(&mut self, id: ObjectId) -> Result<Option<&Row>, StoreError> {
         Ok(self.cached(id)?.row.as_ref())
     }

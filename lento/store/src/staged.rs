@@ -1,6 +1,6 @@
 //! Contents that were received, are complete, verified and durable, and wait in `.intermezzo/staging` for their commit.
 
-use protocol::{Name, ObjectId};
+use protocol::{Handle, Name, ObjectId};
 use std::collections::HashMap;
 
 /// One complete content in the staging directory.
@@ -15,10 +15,13 @@ pub struct StagedFile {
     /// Where its bytes begin: what is before is a hole, and stays as it is in the version that is here, which has just
     /// that size. 0 if the content is whole.
     pub start: u64,
+    /// Its handle, if it was made ready for its object with [`crate::Store::make_ready`]: only the name is wanting.
+    pub ready: Option<Handle>,
 }
 
 /// The contents for one commit, by the object that they belong to. Each file was created by Lento with mode 0600,
-/// was fsynced, and has no extended attributes; commit takes it over: it is renamed into place or deleted.
+/// was fsynced (unless [`crate::Store::begin_unsynced`] says that it need not be), and has no extended attributes (unless
+/// it was made ready); commit takes it over: it is renamed into place or deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Staged {
     files: HashMap<ObjectId, StagedFile>,

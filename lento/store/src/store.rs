@@ -39,6 +39,8 @@ pub struct Store {
     pub(crate) config: StoreConfig,
     /// What [`Store::keep_received`] says now.
     pub(crate) keeping: AtomicBool,
+    /// Whether a copy is being made that is not synced.
+    pub(crate) copying: AtomicBool,
     /// Held for the whole of [`Store::history`].
     pub(crate) outbox: Mutex<Outbox>,
     /// Held for the whole of a commit, an absorption, and all that changes the index.
@@ -84,6 +86,7 @@ impl Store {
         let store = Self {
             bottom,
             keeping: AtomicBool::new(false),
+            copying: AtomicBool::new(false),
             outbox: Mutex::default(),
             writer: Mutex::new(writer),
             reader: Mutex::new(reader),

@@ -357,3 +357,26 @@ fn a_hundred_thousand_names_in_one_directory_move_as_one_record() {
     let id = source.side.id("moved/file-99999");
     assert!(source.side.store.open_object(id, OFlag::O_RDONLY).is_ok());
 }
+
+#[test]
+fn a_copy_of_another_boot_is_lost_until_one_ended_and_was_synced() {
+    let side = Side::create(2);
+    assert!(side.store.is_empty().unwrap());
+    side.store.begin_copy().unwrap();
+    let side = side.reopen();
+    assert!(!side.store.copy_was_lost().unwrap(), "the same boot and mount: nothing went");
+    let Side { home, root, store } = side;
+    let index = store.config().index.clone();
+    drop(store);
+    let db = rusqlite::Connection::open(index).unwrap();
+    db.execute("UPDATE meta SET value = CAST('another 1' AS BLOB) WHERE key = 'unsynced'", []).unwrap();
+    drop(db);
+    let store = Store::open(bottom(&root), config(home.path(), 2)).unwrap();
+    assert!(store.copy_was_lost().unwrap());
+    store.begin_copy().unwrap();
+    store.sync().unwrap();
+    assert!(store.copy_was_lost().unwrap(), "the copy that mends it has not ended");
+    store.end_copy();
+    store.sync().unwrap();
+    assert!(!store.copy_was_lost().unwrap());
+}

@@ -4,7 +4,12 @@ use nix::{
     errno::Errno,
     unistd::{Whence, lseek},
 };
-use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    os::{fd::AsRawFd, unix::fs::FileExt},
+};
 
 /// Bytes read at once where the size is free.
 pub(crate) const PIECE: usize = 1 << 20;
@@ -21,6 +26,32 @@ pub(crate) fn read_full_at(file: &File, buffer: &mut [u8], at: u64) -> io::Resul
         }
     }
     Ok(done)
+}
+
+/// Appends `len` bytes of `file` to `buffer`, straight into memory that was not cleared before; how much that was.
+pub(crate) fn append_at(file: &File, buffer: &mut Vec<u8>, len: usize, at: u64) -> io::Result<usize> {
+    let start = buffer.len();
+    buffer.reserve(len);
+    while buffer.len() < start + len {
+        let done = buffer.len() - start;
+        let room = &mut buffer.spare_capacity_mut()[..len - done];
+        // SAFETY: `room` is writable memory of just that length, which lives through the call.
+        let got = unsafe {
+            libc::pread(file.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), (at + done as u64).cast_signed())
+        };
+        match usize::try_from(got) {
+            Ok(0) => break,
+            // SAFETY: the kernel has written the `got` bytes after the end, and there was room for them.
+            Ok(got) => unsafe { buffer.set_len(start + done + got) },
+            Err(_) => {
+                let why = io::Error::last_os_error();
+                if why.kind() != io::ErrorKind::Interrupted {
+                    return Err(why);
+                }
+            }
+        }
+    }
+    Ok(buffer.len() - start)
 }
 
 /// Reads exactly `buffer`; a file that ends before is `UnexpectedEof`.

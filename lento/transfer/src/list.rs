@@ -6,7 +6,7 @@ use crate::{
 };
 use lento_store::{DirEntry, Store, StoreError};
 use nix::{errno::Errno, fcntl::OFlag};
-use protocol::{Handle, Kind, Listing, ListingEntry, Name, ObjectId, Position, Settled, limits};
+use protocol::{Handle, Kind, Listing, ListingEntry, Name, ObjectId, Position, Settled, VersionStamp, limits};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -14,6 +14,8 @@ use std::{
 
 /// What an entry takes in a packet beyond its name, target and extended attributes, about.
 const ENTRY_BYTES: usize = 96;
+/// Entries whose stamps are looked up at once.
+const GROUP: usize = 1024;
 
 /// Emits, as bodies of data packets, the [`Listing`] of `root` and all below it, each directory before what is in it; a
 /// root that does not exist has an empty listing. What vanishes meanwhile is left out. Returns where this store's history
@@ -30,7 +32,8 @@ pub fn list(store: &Store, root: ObjectId, emit: &mut Emit<'_>) -> Result<Positi
         Err(StoreError::NotFound(_)) => return Ok(after),
         Err(why) => return Err(why.into()),
     };
-    let (settled, handle) = lister.examine(fd.as_fd(), root)?;
+    let (mut settled, handle) = lister.examine(fd.as_fd(), root)?;
+    settled.stamp = store.object_stamp(root)?.unwrap_or_default();
     let mut directories = Vec::new();
     if settled.attr.kind == Kind::Directory {
         directories.push((root, handle));
@@ -71,8 +74,24 @@ impl Lister<'_, '_> {
         let mut names = read.collect::<io::Result<Vec<_>>>().map_err(failed)?;
         // In the order in which inodes lie on the disk, which is also a good one to make them in.
         names.sort_unstable_by_key(|entry| entry.ino);
+        for group in names.chunks(GROUP) {
+            self.group(id, dir.as_fd(), group, directories)?;
+        }
+        self.item(id, true)
+    }
+
+    /// Lists some entries of a directory.
+    fn group(
+        &mut self,
+        id: ObjectId,
+        dir: BorrowedFd<'_>,
+        names: &[DirEntry],
+        directories: &mut Vec<(ObjectId, Handle)>,
+    ) -> Result<(), TransferError> {
+        let failed = |why: io::Error| TransferError::io(format!("listing directory {id}"), why);
+        let mut found = Vec::with_capacity(names.len());
         for entry in names {
-            let fd = match open_entry(self.store, dir.as_fd(), &entry) {
+            let fd = match open_entry(self.store, dir, entry) {
                 Ok(Some(fd)) => fd,
                 Ok(None) => continue,
                 Err(why) => return Err(failed(why)),
@@ -83,7 +102,7 @@ impl Lister<'_, '_> {
                     if settled.attr.kind == Kind::Directory {
                         directories.push((child, handle));
                     }
-                    self.add(id, ListingEntry { name: entry.name, is_root: false, settled })?;
+                    found.push(ListingEntry { name: entry.name.clone(), is_root: false, settled });
                 }
                 Ok(None) => {
                     tracing::warn!(directory = %id, name = %entry.name, "an object without identity is not listed")
@@ -91,13 +110,19 @@ impl Lister<'_, '_> {
                 Err(why) => return Err(failed(why)),
             }
         }
-        self.item(id, true)
+        let ahead = self.store.look_ahead(found.iter().map(|entry| entry.settled.id))?;
+        for mut entry in found {
+            entry.settled.stamp = ahead.stamp(entry.settled.id).cloned().unwrap_or_default();
+            self.add(id, entry)?;
+        }
+        Ok(())
     }
 
     fn identify(&self, fd: BorrowedFd<'_>) -> io::Result<Option<ObjectId>> {
         Ok(self.store.bottom().identity(fd)?.map(|identity| identity.id))
     }
 
+    /// All of an object but its stamp.
     fn examine(&self, fd: BorrowedFd<'_>, id: ObjectId) -> Result<(Settled, Handle), TransferError> {
         let bottom = self.store.bottom();
         let read = || -> io::Result<_> {
@@ -109,8 +134,7 @@ impl Lister<'_, '_> {
         };
         let (attr, xattrs, target, handle) =
             read().map_err(|why| TransferError::io(format!("reading object {id}"), why))?;
-        let stamp = self.store.object_stamp(id)?.unwrap_or_default();
-        Ok((Settled { id, attr, stamp, xattrs, target }, handle))
+        Ok((Settled { id, attr, stamp: VersionStamp::default(), xattrs, target }, handle))
     }
 
     /// Adds an entry of `directory`; an item is closed when it has grown to its bounds.

@@ -39,13 +39,12 @@ impl<'a, 'e> Packer<'a, 'e> {
         self.emit_if_full()
     }
 
-    /// Adds an item whose `len` bytes, the last thing in its encoding but for `after`, `fill` writes in place.
-    /// If `fill` fails, nothing was added.
+    /// Adds an item whose `len` bytes, the last thing in its encoding, `fill` appends. If `fill` fails, nothing was added.
     pub(crate) fn push_filled<E>(
         &mut self,
         head: &Item<'_>,
         len: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+        fill: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<Result<(), E>, TransferError> {
         debug_assert!(matches!(head, Item::Chunk { bytes: [], .. }), "only a chunk ends with its bytes");
         self.make_room(len + ITEM_OVERHEAD)?;
@@ -58,9 +57,9 @@ impl<'a, 'e> Packer<'a, 'e> {
             rest >>= 7;
         }
         body.push(rest as u8);
-        let at = body.len();
-        body.resize(at + len, 0);
-        let filled = fill(&mut body[at..]);
+        let end = body.len() + len;
+        let filled = fill(&mut body);
+        debug_assert!(filled.is_err() || body.len() == end, "the length was told before");
         if filled.is_err() {
             body.truncate(start);
         }
@@ -120,7 +119,7 @@ mod tests {
             let mut packer = Packer::new(&mut emit);
             let head = Item::Chunk { index: 7, zstd: None, bytes: &[] };
             let filled = packer.push_filled(&head, len, |bytes| -> Result<(), ()> {
-                bytes.fill(3);
+                bytes.resize(bytes.len() + len, 3);
                 Ok(())
             });
             filled.expect("nobody stops it").expect("it fills");

@@ -3,7 +3,7 @@
 use crate::{
     delta,
     error::{Fault, TransferError},
-    io::{hash_prefix, hash_zeros, next_data, read_full_at},
+    io::{append_at, hash_prefix, hash_zeros, next_data},
     packer::Packer,
     squeeze::Squeeze,
     wire::Item,
@@ -126,15 +126,15 @@ impl Sender<'_, '_, '_> {
     ) -> Result<(), Halt> {
         self.squeeze.waited(self.packer.take_waited());
         let file = self.file;
-        let mut read = |buffer: &mut [u8]| {
-            if read_full_at(file, buffer, at)? < buffer.len() {
+        let mut read = |buffer: &mut Vec<u8>| {
+            if append_at(file, buffer, len, at)? < len {
                 return Err(Halt::Shrunk);
             }
-            hasher.update(buffer);
+            hasher.update(&buffer[buffer.len() - len..]);
             Ok(())
         };
         if self.squeeze.is_worth_trying() {
-            scratch.resize(len, 0);
+            scratch.clear();
             read(scratch)?;
             return Ok(self.chunk(scratch)?);
         }

@@ -8,7 +8,7 @@ use crate::{
     squeeze::Squeeze,
     wire::Item,
 };
-use lento_store::{KnownVersion, Store, StoreError};
+use lento_store::{Ahead, KnownVersion, Store, StoreError};
 use nix::{errno::Errno, fcntl::OFlag};
 use protocol::{Attr, Coding, Have, Kind, ObjectId, Wanted, limits};
 use std::{
@@ -33,6 +33,7 @@ pub fn serve(store: &Store, wanted: &[Wanted], records_follow: bool, emit: &mut 
         packer: Packer::new(emit),
         squeeze: Squeeze::new(),
         absorbed: false,
+        ahead: store.look_ahead(wanted.iter().map(|wanted| wanted.id))?,
         small: vec![0; limits::INLINE_CONTENT_BYTES as usize],
     };
     for (index, wanted) in (0..).zip(wanted) {
@@ -56,6 +57,8 @@ struct Server<'a, 'e> {
     squeeze: Squeeze,
     /// Whether the log was read since serving began: it is read just once for files that look changed.
     absorbed: bool,
+    /// What the index says of all that is wanted.
+    ahead: Ahead,
     small: Vec<u8>,
 }
 
@@ -89,6 +92,9 @@ impl Server<'_, '_> {
     }
 
     fn open(&mut self, id: ObjectId) -> Result<Result<Source, Outcome>, TransferError> {
+        if let Some((fd, version)) = self.store.open_version(id, &self.ahead) {
+            return Ok(Ok(Source { file: File::from(fd), version }));
+        }
         let fd = match self.store.open_object(id, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NOATIME) {
             Ok(fd) => fd,
             Err(StoreError::NotFound(_)) => return Ok(Err(Outcome::Gone)),

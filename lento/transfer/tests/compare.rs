@@ -39,13 +39,28 @@ fn fetch(source: &Side, to: &Side, ids: Vec<ObjectId>) -> Vec<(ObjectId, Fetched
     receiver.finish()
 }
 
+/// As a daemon does it: with what is known of new objects, and believing nothing after a copy was lost.
+fn fetch_for(comparer: &mut Comparer, source: &Side, to: &Side, distrust: bool) -> Vec<(ObjectId, Fetched)> {
+    let wanted = comparer.take_wanted();
+    let new = wanted.iter().filter_map(|id| Some((*id, comparer.awaited(*id)?.1?.clone()))).collect();
+    let mut receiver = Receiver::for_comparison(to.store.clone(), wanted).expect_new(new).without_sync();
+    if distrust {
+        receiver = receiver.without_memory();
+    }
+    while let Some(wanted) = receiver.next_round().expect("the source answers") {
+        served(source, &wanted).iter().for_each(|body| receiver.take(body).expect("the source is honest"));
+    }
+    receiver.finish()
+}
+
 fn compare_with(source: &Side, to: &Side, options: CompareOptions) -> CompareReport {
+    let distrust = options.distrust;
     let mut comparer = Comparer::new(to.store.clone(), ObjectId::ROOT, source.store.config().host, options);
     let (bodies, after) = listed(source);
     for body in bodies {
         comparer.take(&body).expect("the listing is sound");
-        let wanted = comparer.take_wanted();
-        comparer.content(fetch(source, to, wanted)).expect("it is committed");
+        let fetched = fetch_for(&mut comparer, source, to, distrust);
+        comparer.content(fetched).expect("it is committed");
     }
     comparer.finish(after).expect("the listing was complete")
 }
@@ -248,9 +263,27 @@ fn losers_are_kept_on_request() {
     let to = Side::create(2);
     compare(&source, &to);
     fs::remove_file(source.path("a/b/large")).expect("it was there");
-    let report = compare_with(&source, &to, CompareOptions { keep_losers: true });
+    let report = compare_with(&source, &to, CompareOptions { keep_losers: true, ..CompareOptions::default() });
     assert_same(&source, &to);
     assert_eq!(report.kept.len(), 1);
+}
+
+#[test]
+fn contents_that_a_loss_of_power_damaged_are_found_whatever_their_size_and_time() {
+    let source = Side::adopt(1, everything);
+    let to = Side::create(2);
+    compare(&source, &to);
+    for path in ["a/small", "a/b/large"] {
+        let before = fs::metadata(to.path(path)).expect("it was copied").modified().expect("it has a time");
+        overwrite(&to.path(path), 0, b"?");
+        let file = File::options().write(true).open(to.path(path)).expect("it is there");
+        file.set_modified(before).expect("it is ours");
+    }
+    let report = compare_with(&source, &to, CompareOptions::default());
+    assert_eq!(report.fetched, 0, "the damage is not to be seen");
+    let report = compare_with(&source, &to, CompareOptions { distrust: true, ..CompareOptions::default() });
+    assert_eq!((report.fetched, &report.failed[..]), (2, &[][..]));
+    assert_same(&source, &to);
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(super) fn store_config(home: &Path, host: HostId, config: &FileSetConfig) ->
 
 /// Reads what the core needs to go to work.
 pub(super) fn ready(store: Store, fresh: Option<Saved>) -> Result<OpenStore, Failure> {
-    let saved = match (store.load_state().map_err(failed)?, fresh) {
+    let mut saved: Saved = match (store.load_state().map_err(failed)?, fresh) {
         (Some(state), None) => postcard::from_bytes(&state)
             .map_err(|why| failed(format!("the saved state of the file set cannot be read: {why}")))?,
         (_, Some(fresh)) => {
@@ -42,6 +42,10 @@ pub(super) fn ready(store: Store, fresh: Option<Saved>) -> Result<OpenStore, Fai
             return Err(failed("the object database is gone, and with it what this host is to the file set"));
         }
     };
+    if store.copy_was_lost().map_err(failed)? {
+        // What was copied, and where that left off, is not what it seems: it is compared.
+        saved.in_step = None;
+    }
     // Presto mends the log, but is started only when the store is open.
     let tail = store.absorb_torn().map_err(failed)?;
     let applied = store.applied().map_err(failed)?;

@@ -1,10 +1,13 @@
 //! Attributes in a commit: what the source settled is given to objects, and nothing is touched that is right already.
 
 use super::Commit;
+use super::check::check_settled;
+use crate::bottom::Bottom;
 use crate::error::{CommitError, StoreError};
 use crate::identity::{CommittedVersion, Identity};
+use crate::store::Store;
 use crate::sys;
-use protocol::{Attr, Kind, Settled, Xattr};
+use protocol::{Attr, Handle, Kind, Settled, Xattr};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,31 +15,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 impl Commit<'_> {
     /// Gives an object its owner, mode and xattrs; says whether anything differed. `fresh` objects have no xattrs.
     pub(super) fn dress(&self, fd: BorrowedFd<'_>, settled: &Settled, fresh: bool) -> Result<bool, CommitError> {
-        let what = || StoreError::io(format!("giving object {} its attributes", settled.id));
-        let (want, now) = (&settled.attr, self.attr(fd)?);
-        let owner = (want.uid, want.gid) != (now.uid, now.gid);
-        if owner {
-            sys::chown(fd, want.uid, want.gid).map_err(what())?;
-        }
-        // A change of owner takes setuid, setgid and capabilities away.
-        let mode = want.kind != Kind::Symlink && (want.mode != now.mode || owner);
-        if mode {
-            sys::chmod(fd, want.mode).map_err(what())?;
-        }
-        let have = if fresh && settled.xattrs.is_empty() {
-            Vec::new()
-        } else {
-            self.store.bottom.xattrs(fd).map_err(what())?
-        };
-        let xattrs = have != settled.xattrs;
-        if xattrs {
-            exchange_xattrs(fd, &have, &settled.xattrs).map_err(what())?;
-            // An access list is part of the mode, and the mode of the list.
-            if want.kind != Kind::Symlink && self.attr(fd)?.mode != want.mode {
-                sys::chmod(fd, want.mode).map_err(what())?;
-            }
-        }
-        Ok(owner || mode || xattrs)
+        let what = StoreError::io(format!("giving object {} its attributes", settled.id));
+        Ok(dress(&self.store.bottom, fd, settled, fresh).map_err(what)?)
     }
 
     /// Gives all settled objects their attributes that have not got them yet, and directories their times last.
@@ -108,6 +88,50 @@ impl Commit<'_> {
         }
         self.store.bottom.set_identity(fd, &identity).map_err(what())?;
         Ok(true)
+    }
+}
+
+/// See [`Commit::dress`].
+fn dress(bottom: &Bottom, fd: BorrowedFd<'_>, settled: &Settled, fresh: bool) -> io::Result<bool> {
+    let (want, now) = (&settled.attr, bottom.attr(fd)?);
+    let owner = (want.uid, want.gid) != (now.uid, now.gid);
+    if owner {
+        sys::chown(fd, want.uid, want.gid)?;
+    }
+    // A change of owner takes setuid, setgid and capabilities away.
+    let mode = want.kind != Kind::Symlink && (want.mode != now.mode || owner);
+    if mode {
+        sys::chmod(fd, want.mode)?;
+    }
+    let have = if fresh && settled.xattrs.is_empty() { Vec::new() } else { bottom.xattrs(fd)? };
+    let xattrs = have != settled.xattrs;
+    if xattrs {
+        exchange_xattrs(fd, &have, &settled.xattrs)?;
+        // An access list is part of the mode, and the mode of the list.
+        if want.kind != Kind::Symlink && bottom.attr(fd)?.mode != want.mode {
+            sys::chmod(fd, want.mode)?;
+        }
+    }
+    Ok(owner || mode || xattrs)
+}
+
+impl Store {
+    /// Gives a new, complete file of `size` bytes in the staging directory all that `settled` says of its object, and the
+    /// object's identity: a commit that finds its handle in [`crate::StagedFile::ready`] only names it. So the threads
+    /// that receive contents do most of the work of a commit.
+    ///
+    /// # Errors
+    /// That of the system call that failed; `EINVAL` if what is said of the object is refused.
+    pub fn make_ready(&self, file: BorrowedFd<'_>, size: u64, settled: &Settled) -> io::Result<Handle> {
+        if settled.attr.kind != Kind::File || check_settled(settled).is_err() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        dress(&self.bottom, file, settled, true)?;
+        let (stamp, mtime) = (settled.stamp.clone(), settled.attr.mtime);
+        let committed = Some(CommittedVersion { stamp, size, mtime });
+        self.bottom.set_identity(file, &Identity { id: settled.id, committed })?;
+        sys::set_mtime(file, mtime)?;
+        self.bottom.handle(file)
     }
 }
 

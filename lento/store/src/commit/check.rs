@@ -132,7 +132,7 @@ fn check_op(record: &Record) -> Result<(), CommitError> {
     }
 }
 
-fn check_settled(settled: &Settled) -> Result<(), CommitError> {
+pub(super) fn check_settled(settled: &Settled) -> Result<(), CommitError> {
     let wrong = |why: &str| Err(peer(format!("what it says of object {} {why}", settled.id)));
     if settled.attr.mode & !0o7777 != 0 || settled.attr.mtime.nanos >= 1_000_000_000 {
         return wrong("is out of range");

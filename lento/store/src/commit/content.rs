@@ -36,6 +36,9 @@ impl Commit<'_> {
 
     /// Puts the staged content of an object that exists into place.
     pub(super) fn store_content(&mut self, id: ObjectId) -> Result<(), CommitError> {
+        if self.made.contains(&id) {
+            return Ok(());
+        }
         let Some((staged, source)) = self.open_staged(id)? else { return Ok(()) };
         if !self.group.settled.contains_key(&id) {
             return Ok(());
@@ -67,7 +70,7 @@ impl Commit<'_> {
         self.dressed.insert(id);
         self.invalidate.entries.push((dir.handle, name));
         self.invalidate.replaced.push(handle);
-        self.consume(id)
+        Ok(self.consume(id)?)
     }
 
     /// Whether the staged content goes on from the version that is here, or that was begun to be appended to.
@@ -103,7 +106,7 @@ impl Commit<'_> {
         self.outfit(id, target.as_fd(), at, false)?;
         self.dressed.insert(id);
         self.invalidate.objects.push(handle);
-        self.consume(id)
+        Ok(self.consume(id)?)
     }
 
     /// Changes entries of a directory that the records do not change: it keeps its mtime.
@@ -123,7 +126,7 @@ impl Commit<'_> {
     }
 
     /// Notes that a staged file is in place, and remembers the hash of a large one.
-    fn consume(&mut self, id: ObjectId) -> Result<(), CommitError> {
+    pub(super) fn consume(&mut self, id: ObjectId) -> Result<(), StoreError> {
         let Some(file) = self.staged.get(id) else { return Ok(()) };
         self.consumed.insert(file.name.clone(), id);
         if file.size > limits::INLINE_CONTENT_BYTES

@@ -64,6 +64,8 @@ struct Commit<'a> {
     consumed: &'a mut HashMap<Name, ObjectId>,
     /// Objects that have their settled attributes (directories: but for the mtime).
     dressed: HashSet<ObjectId>,
+    /// Objects that were made of their staged file, now.
+    made: HashSet<ObjectId>,
     /// Objects whose content was copied into their inode.
     copied: Vec<ObjectId>,
     limbo: &'a mut bool,
@@ -98,11 +100,13 @@ impl Store {
             dirs: Dirs::default(),
             consumed,
             dressed: HashSet::new(),
+            made: HashSet::new(),
             copied: Vec::new(),
             limbo,
             serial: 0,
             invalidate: Invalidation::default(),
         };
+        commit.rows.look_ahead(commit.group.touched.iter().copied())?;
         commit.check_presence(shipments)?;
         if let Err(error) = commit.apply(shipments) {
             // What was done is entered all the same, so that the next attempt finds it.
@@ -111,7 +115,7 @@ impl Store {
             }
             return Err(error);
         }
-        let (mut rows, copied, invalidate) = (commit.rows, commit.copied, commit.invalidate);
+        let Commit { mut rows, made, copied, invalidate, .. } = commit;
         let keeping = self.keeping.load(Ordering::Acquire);
         if keeping {
             for shipment in shipments.iter().filter(|shipment| !is_repair(shipment)) {
@@ -127,13 +131,13 @@ impl Store {
             advance(index, shipments)
         })?;
         consumed.clear();
-        self.discard(staged)?;
+        self.discard(staged, &made)?;
         Ok(Committed { upto, invalidate })
     }
 
-    /// Deletes what is left of the staged files.
-    fn discard(&self, staged: &Staged) -> Result<(), CommitError> {
-        for (_, file) in staged.iter() {
+    /// Deletes what is left of the staged files, of which objects were not `made`.
+    fn discard(&self, staged: &Staged, made: &HashSet<ObjectId>) -> Result<(), CommitError> {
+        for (_, file) in staged.iter().filter(|(id, _)| !made.contains(id)) {
             match unlinkat(self.bottom.staging(), file.name.as_os_str(), UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(nix::Error::ENOENT) => {}
                 Err(errno) => return Err(StoreError::io(format!("removing staged file {}", file.name))(errno).into()),

@@ -2,7 +2,7 @@
 
 use super::Commit;
 use super::dirs::Dir;
-use crate::bottom::open_name;
+use crate::bottom::{c_name, open_name};
 use crate::error::{CommitError, StoreError};
 use crate::identity::{CommittedVersion, Identity};
 use crate::index::{KnownVersion, Row};
@@ -11,7 +11,7 @@ use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use protocol::{Handle, Kind, Name, ObjectId, Position, VersionStamp};
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -146,29 +146,27 @@ impl Commit<'_> {
                 Err(errno) => return Err(failed(id, name)(errno).into()),
             }
         }
-        self.placed(id, (parent, name), &dir, prepared.as_fd(), matches!(new, New::Directory))?;
-        Ok(())
+        Ok(self.placed(id, (parent, name), &dir, prepared.filter(|_| matches!(new, New::Directory)))?)
     }
 
-    /// Notes that what was prepared has its name.
+    /// Notes that what was prepared has its name; a directory is open.
     fn placed(
         &mut self,
         id: ObjectId,
         (parent, name): Place<'_>,
         dir: &Dir,
-        fd: BorrowedFd<'_>,
-        directory: bool,
+        directory: Option<OwnedFd>,
     ) -> Result<(), StoreError> {
-        if let Some(file) = self.staged.get(id).filter(|_| !directory) {
-            self.consumed.insert(file.name.clone(), id);
+        if directory.is_none() && self.staged.get(id).is_some() {
+            self.made.insert(id);
+            self.consume(id)?;
         }
         if let Some(row) = self.rows.get_mut(id)? {
             row.place = Some((parent, name.clone()));
         }
         self.dressed.insert(id);
         self.invalidate.entries.push((dir.handle, name.clone()));
-        if directory {
-            let fd = fd.try_clone_to_owned().map_err(StoreError::io("opening a new directory"))?;
+        if let Some(fd) = directory {
             let handle = self.handle(fd.as_fd())?;
             self.dirs.put(id, Dir { fd: Arc::new(fd), handle });
         }
@@ -212,13 +210,15 @@ impl Commit<'_> {
     }
 
     /// Makes an object ready in the staging directory, with its identity, attributes and content, and enters it into
-    /// the rows without a place. Returns its descriptor and its name there.
-    fn prepare(
-        &mut self,
-        id: ObjectId,
-        new: New<'_>,
-        at: Position,
-    ) -> Result<(OwnedFd, std::ffi::CString), CommitError> {
+    /// the rows without a place. Returns its descriptor, if it was not ready before, and its name there.
+    fn prepare(&mut self, id: ObjectId, new: New<'_>, at: Position) -> Result<(Option<OwnedFd>, CString), CommitError> {
+        if let (New::File, Some(file), Some(settled)) = (new, self.staged.get(id), self.group.settled.get(&id))
+            && let Some(handle) = file.ready
+        {
+            let (name, attr) = (c_name(&file.name), protocol::Attr { size: file.size, ..settled.attr });
+            self.enter(id, handle, &attr, settled.stamp.clone(), at)?;
+            return Ok((None, name));
+        }
         let staged = match new {
             // Bytes that go on from a version that is not here.
             New::File if self.staged.get(id).is_some_and(|file| file.start > 0) => {
@@ -232,7 +232,7 @@ impl Commit<'_> {
             None => (self.make(id, new)?, NEW.to_owned()),
         };
         self.outfit(id, fd.as_fd(), at, true)?;
-        Ok((fd, source))
+        Ok((Some(fd), source))
     }
 
     /// Gives a prepared object all that it is to have, and its row.
@@ -263,11 +263,23 @@ impl Commit<'_> {
         if attr.kind != Kind::Directory && settled.is_some() {
             crate::sys::set_mtime(fd, attr.mtime).map_err(StoreError::io(format!("setting the mtime of {id}")))?;
         }
+        let handle = self.handle(fd)?;
+        Ok(self.enter(id, handle, &attr, stamp, at)?)
+    }
+
+    /// Enters an object that has all it is to have into the rows.
+    fn enter(
+        &mut self,
+        id: ObjectId,
+        handle: Handle,
+        attr: &protocol::Attr,
+        stamp: VersionStamp,
+        at: Position,
+    ) -> Result<(), StoreError> {
         let as_of = self.group.stored.get(&id).map_or(at, |(_, at)| *at).max(at);
         let as_of = self.group.timed.get(&id).map_or(as_of, |timed| as_of.max(*timed));
         let (size, mtime) = (attr.size, attr.mtime);
         let version = (attr.kind == Kind::File).then_some(KnownVersion { as_of, size, mtime });
-        let handle = self.handle(fd)?;
         let place = self.rows.get(id)?.and_then(|row| row.place.clone());
         self.rows.put(id, Row { handle, stamp, version, place });
         Ok(())

@@ -316,7 +316,7 @@ pub fn stage(to: &Side, id: ObjectId, content: &[u8]) -> StagedFile {
     fs::write(&path, content).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     let hash = [0; 32];
-    StagedFile { name: Name::new(name.as_bytes()).unwrap(), size: content.len() as u64, hash, start: 0 }
+    StagedFile { name: Name::new(name.as_bytes()).unwrap(), size: content.len() as u64, hash, start: 0, ready: None }
 }
 
 fn c_path(path: &Path) -> std::ffi::CString {

@@ -154,6 +154,7 @@ impl Comparer {
     fn compare(&mut self, settled: &Settled, local: &Local) -> Result<(), TransferError> {
         let stamp = self.store.object_stamp(settled.id)?;
         let same = stamp.as_ref() == Some(&settled.stamp);
+        let same = same && !(self.options.distrust && local.attr.kind == Kind::File && settled.attr.size > 0);
         if local.attr.kind == Kind::File && !(same && local.has_version(settled.attr.size, settled.attr.mtime)) {
             self.want(settled, true, Vec::new(), false);
         } else if !same || local.differs(settled) {
@@ -189,7 +190,8 @@ impl Comparer {
             }
             return Ok(());
         }
-        if let Some(local) = self.elsewhere(&settled)? {
+        let nowhere = self.fresh && !again;
+        if let Some(local) = if nowhere { None } else { self.elsewhere(&settled)? } {
             self.report.moved += u64::from(!again);
             let link = Op::Link { id: settled.id, parent: directory, name: name.clone() };
             let at_once = self.force(directory, &name, link, &settled);

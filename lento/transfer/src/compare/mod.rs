@@ -29,6 +29,8 @@ pub struct CompareOptions {
     /// Keep every content that is replaced or removed in `.intermezzo/conflicts`, not only those that this host changed
     /// without the source knowing it.
     pub keep_losers: bool,
+    /// Believe of no content that it is what the index says, as a copy was lost before it was synced.
+    pub distrust: bool,
 }
 
 /// How far a comparison is, for people.
@@ -82,6 +84,8 @@ pub struct Comparer {
     options: CompareOptions,
     progress: Progress,
     report: CompareReport,
+    /// Whether there was nothing here at the beginning: no object is here unless it was listed before.
+    fresh: bool,
     /// Every object that the source has.
     listed: HashSet<ObjectId>,
     /// Every directory that the source has.
@@ -146,6 +150,7 @@ impl Comparer {
     /// where the record that presupposes it gives it a name.
     pub fn new(store: Arc<Store>, root: ObjectId, source: HostId, options: CompareOptions) -> Self {
         Self {
+            fresh: store.is_empty().unwrap_or(false),
             store,
             root,
             source,
@@ -190,6 +195,12 @@ impl Comparer {
     /// The files whose content was found to be needed since this was last asked.
     pub fn take_wanted(&mut self) -> Vec<ObjectId> {
         std::mem::take(&mut self.wanted)
+    }
+
+    /// What is awaited of a file: its bytes, and the object if nothing of it is here yet.
+    pub fn awaited(&self, id: ObjectId) -> Option<(u64, Option<&Settled>)> {
+        let awaited = self.awaited.get(&id)?;
+        Some((awaited.settled.attr.size, (!awaited.exists).then_some(&awaited.settled)))
     }
 
     /// Adds an operation to what is committed next; its directories keep the time that the source says they have.

@@ -35,6 +35,10 @@ impl Receiver {
     /// How to ask for one object; `None` if that takes more than `room` bytes.
     pub(super) fn offer(&self, id: ObjectId, ask: Ask, room: usize) -> Option<(Have, Offer)> {
         let nothing = Some((Have::Nothing, Offer::Nothing));
+        let new = self.new.get(&id).map(|settled| settled.attr.size);
+        if new.is_some_and(|size| size < LARGE) {
+            return nothing;
+        }
         if ask == Ask::First
             && let Ok(Some((part, size))) = Growing::resumable(self.staging(), id)
         {
@@ -45,7 +49,7 @@ impl Receiver {
             }
             part.give_up(self.staging(), false);
         }
-        if ask == Ask::Whole {
+        if ask == Ask::Whole || new.is_some() {
             return nothing;
         }
         let least = if self.comparing { 1 } else { LARGE };
@@ -54,7 +58,7 @@ impl Receiver {
             let size = old.size;
             let is_running = |offer: &Offer| matches!(offer, Offer::Old { known, .. } if known.hashed.is_some());
             let in_background = !self.round.iter().any(|(_, offer)| is_running(offer));
-            return match staging::hash_of_old(&self.store, id, old, mtime, in_background) {
+            return match staging::hash_of_old(&self.store, id, old, mtime, (in_background, self.remembers)) {
                 Some(known) => Some((Have::Prefix { size, hash: known.hash }, Offer::Old { size, known })),
                 None => nothing,
             };

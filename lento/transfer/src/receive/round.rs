@@ -11,13 +11,17 @@ use crate::{
 };
 use lento_store::{StagedFile, Store};
 use nix::errno::Errno;
-use protocol::{Coding, Have, ObjectId, Position, Wanted, limits};
-use std::{collections::VecDeque, os::fd::BorrowedFd, sync::Arc};
+use protocol::{Coding, Have, ObjectId, Position, Settled, Wanted, limits};
+use std::{
+    collections::{HashMap, VecDeque},
+    os::fd::BorrowedFd,
+    sync::Arc,
+};
 
 /// What became of one object whose content was wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
-    /// It is here, verified and durable.
+    /// It is here, verified, and durable unless that was left.
     Staged {
         /// Which version it is.
         as_of: Position,
@@ -70,6 +74,12 @@ pub struct Receiver {
     bytes: u64,
     /// Whether what is here is offered however small it is, and not copied if it is the same.
     pub(super) comparing: bool,
+    /// Objects of which nothing is here, as they will be.
+    pub(super) new: HashMap<ObjectId, Settled>,
+    /// Whether what was received is synced.
+    sync: bool,
+    /// Whether hashes that were remembered are believed.
+    pub(super) remembers: bool,
 }
 
 struct Slot {
@@ -107,7 +117,29 @@ impl Receiver {
             inflate: Inflate::default(),
             bytes: 0,
             comparing: false,
+            new: HashMap::new(),
+            sync: true,
+            remembers: true,
         }
+    }
+
+    /// Objects of which nothing is here: nothing is looked for, and small ones get all that is said of them with their
+    /// content, so that they need but their name.
+    pub fn expect_new(mut self, new: HashMap<ObjectId, Settled>) -> Self {
+        self.new = new;
+        self
+    }
+
+    /// Leaves what it receives without a sync: for [`Store::begin_copy`].
+    pub fn without_sync(mut self) -> Self {
+        self.sync = false;
+        self
+    }
+
+    /// Reads what is here, even if its hash was remembered: for [`Store::copy_was_lost`].
+    pub fn without_memory(mut self) -> Self {
+        self.remembers = false;
+        self
     }
 
     /// As [`Receiver::new`], but what is here may well be the same, and is not received again then:
@@ -231,11 +263,11 @@ impl Receiver {
                 Err(PartError::Misbehaved("it began another answer before it had ended the last one"))
             }
             Item::Small { bytes, as_of, .. } => {
-                let result = match staging::write_small(self.staging(), id, bytes) {
-                    Ok(name) => {
+                let result = match staging::write_small(&self.store, id, bytes, self.new.get(&id)) {
+                    Ok((name, ready)) => {
                         self.bytes += bytes.len() as u64;
                         let (size, hash) = (bytes.len() as u64, blake3::hash(bytes).into());
-                        Fetched::Staged { as_of, file: StagedFile { name, size, hash, start: 0 } }
+                        Fetched::Staged { as_of, file: StagedFile { name, size, hash, start: 0, ready } }
                     }
                     Err(errno) => Fetched::FailedHere(errno as i32),
                 };
@@ -395,7 +427,9 @@ impl Receiver {
         match part.end(hash) {
             Ok(size) => {
                 let result = match growing.complete(self.staging(), id) {
-                    Ok(name) => Fetched::Staged { as_of, file: StagedFile { name, size, hash: *hash, start } },
+                    Ok(name) => {
+                        Fetched::Staged { as_of, file: StagedFile { name, size, hash: *hash, start, ready: None } }
+                    }
                     Err(errno) => Fetched::FailedHere(errno as i32),
                 };
                 self.answer(slot, result);
@@ -413,14 +447,16 @@ impl Receiver {
         }
     }
 
-    /// Makes what was received durable, and tells what became of every object, in the order of the list.
+    /// Makes what was received durable, unless that is left to others, and tells what became of every object, in the order of the list.
     pub fn finish(mut self) -> Vec<(ObjectId, Fetched)> {
         self.close(true);
         let mut results: Vec<_> = std::mem::take(&mut self.slots)
             .into_iter()
             .map(|slot| (slot.id, slot.result.unwrap_or(Fetched::Interrupted)))
             .collect();
-        if let Err(errno) = self.make_durable(&results) {
+        if self.sync
+            && let Err(errno) = self.make_durable(&results)
+        {
             for (id, result) in &mut results {
                 if let Fetched::Staged { file, .. } = result {
                     tracing::warn!(%id, %errno, "received content could not be made durable");

@@ -9,7 +9,7 @@ use nix::{
     sys::stat::{Mode, fstat},
     unistd::{UnlinkatFlags, unlinkat},
 };
-use protocol::{Kind, Name, ObjectId, Timestamp};
+use protocol::{Handle, Kind, Name, ObjectId, Settled, Timestamp};
 use std::{
     fs::File,
     os::{
@@ -55,7 +55,10 @@ impl Growing {
     /// Creates an empty file, under the name of a part unless another transfer of that object writes that.
     pub(super) fn create(staging: BorrowedFd<'_>, id: ObjectId) -> Result<Self, Errno> {
         if let Some(part) = Self::part(staging, id, true)? {
-            part.file.set_len(0).map_err(|e| Fault::from(e).0)?;
+            // ext4 writes a file that was ever cut to nothing to the disk when it is closed, and we would wait for that.
+            if fstat(&*part.file)?.st_size > 0 {
+                part.file.set_len(0).map_err(|e| Fault::from(e).0)?;
+            }
             return Ok(part);
         }
         Self::fresh(staging, id)
@@ -121,12 +124,19 @@ fn is_at(staging: BorrowedFd<'_>, name: &str, file: &File) -> Result<bool, Errno
     }
 }
 
-/// Writes a small complete content.
-pub(super) fn write_small(staging: BorrowedFd<'_>, id: ObjectId, bytes: &[u8]) -> Result<Name, Errno> {
+/// Writes a small complete content; of a `new` object with all that is said of it, and tells its handle then.
+pub(super) fn write_small(
+    store: &Store,
+    id: ObjectId,
+    bytes: &[u8],
+    new: Option<&Settled>,
+) -> Result<(Name, Option<Handle>), Errno> {
+    let staging = store.bottom().staging();
     let name = fresh_name(id)?;
     let file = File::from(openat(staging, name.as_os_str(), CREATE | OFlag::O_TRUNC, MODE)?);
-    match file.write_all_at(bytes, 0) {
-        Ok(()) => Ok(name),
+    let ready = || new.map(|settled| store.make_ready(file.as_fd(), bytes.len() as u64, settled)).transpose();
+    match file.write_all_at(bytes, 0).and_then(|()| ready()) {
+        Ok(ready) => Ok((name, ready)),
         Err(why) => {
             remove(staging, &name);
             Err(Fault::from(why).0)
@@ -189,13 +199,13 @@ pub(super) struct OldHash {
 }
 
 /// The hash of the old version: remembered, or made now. Where it is remembered and the version may be appended to, it
-/// is hashed `in_background`, while the peer does the same with its own.
+/// is hashed `in_background`, while the peer does the same with its own. Nothing is looked up unless `remembered` hashes are believed.
 pub(super) fn hash_of_old(
     store: &Store,
     id: ObjectId,
     old: Old,
     mtime: Timestamp,
-    in_background: bool,
+    (in_background, remembered): (bool, bool),
 ) -> Option<OldHash> {
     let Old { file, size } = old;
     let is_version = |version: KnownVersion| (version.size, version.mtime) == (size, mtime);
@@ -204,7 +214,7 @@ pub(super) fn hash_of_old(
         let mut hasher = Box::new(blake3::Hasher::new());
         hash_prefix(file, size, &mut hasher).unwrap_or(false).then_some(hasher)
     };
-    if let Ok(Some(hash)) = store.hash_of(id, size, mtime) {
+    if remembered && let Ok(Some(hash)) = store.hash_of(id, size, mtime) {
         let running = (appendable && in_background).then(|| Hashed::Running(std::thread::spawn(move || all(&file))));
         return Some(OldHash { hash, hashed: running });
     }
