@@ -93,7 +93,7 @@ impl Server<'_, '_> {
 
     fn open(&mut self, id: ObjectId) -> Result<Result<Source, Outcome>, TransferError> {
         if let Some((fd, version)) = self.store.open_version(id, &self.ahead) {
-            return Ok(Ok(Source { file: File::from(fd), version }));
+            return Ok(Ok(Source { file: File::from(fd), version, rests: self.records_follow }));
         }
         let fd = match self.store.open_object(id, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NOATIME) {
             Ok(fd) => fd,
