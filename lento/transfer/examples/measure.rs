@@ -43,8 +43,9 @@ fn fetch_into(source: &Arc<Store>, receiver: &mut Receiver) -> Result<usize> {
     while let Some(wanted) = receiver.next_round()? {
         let source = source.clone();
         let bodies = answer(move |to| {
-            let sent =
-                serve(&source, &wanted as &[Wanted], &mut |body| to.send(body).map_err(|_| lento_transfer::Stopped));
+            let sent = serve(&source, &wanted as &[Wanted], true, &mut |body| {
+                to.send(body).map_err(|_| lento_transfer::Stopped)
+            });
             if let Err(why) = sent {
                 eprintln!("serving failed: {why}");
             }
