@@ -68,11 +68,12 @@ impl Mount {
                 }
                 None => self.start(&inputs, &mut stopped).await,
             };
-            self.detach().await;
             if *stopped.borrow() {
+                self.detach().await;
                 let _ = tell(MountNews::Ended).await;
                 return;
             }
+            // The dead mount stays until the next one is made: without it programs would write to the bare store.
             let news = match ended {
                 Ok(why) => MountNews::Died { why },
                 Err(why) => MountNews::Failed { why: why.to_string() },
@@ -85,6 +86,7 @@ impl Mount {
                 _ = stopped.changed() => {}
             }
             if *stopped.borrow() || stopped.has_changed().is_err() {
+                self.detach().await;
                 let _ = tell(MountNews::Ended).await;
                 return;
             }

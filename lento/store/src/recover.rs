@@ -6,7 +6,9 @@ use crate::error::StoreError;
 use crate::index::Copy;
 use crate::store::{Store, lock};
 use crate::sys;
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::os::fd::AsFd;
 
 impl Store {
@@ -33,6 +35,21 @@ impl Store {
                 }
             }
             writer.index.transaction(true, |index| index.remove_copy(id))?;
+        }
+        self.sweep_staging()
+    }
+
+    /// Whole contents that nobody committed are fetched again; parts of large ones are resumed, and stay.
+    fn sweep_staging(&self) -> Result<(), StoreError> {
+        let what = "sweeping the staging directory";
+        for entry in self.bottom.read_dir(self.bottom.staging()).map_err(StoreError::io(what))? {
+            let name = entry.map_err(StoreError::io(what))?.name;
+            if !name.as_bytes().ends_with(b".part") {
+                match unlinkat(self.bottom.staging(), &*c_name(&name), UnlinkatFlags::NoRemoveDir) {
+                    Ok(()) | Err(Errno::ENOENT) => {}
+                    Err(why) => return Err(StoreError::io(what)(why)),
+                }
+            }
         }
         Ok(())
     }

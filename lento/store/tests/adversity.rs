@@ -202,6 +202,18 @@ fn cost_of_8000_files() {
     assert_same(&source.side, &replica);
 }
 
+#[test]
+fn what_a_killed_transfer_left_in_staging_is_swept_but_parts_stay() {
+    let side = Side::create(2);
+    let staging = side.root.join(".intermezzo/staging");
+    fs::write(staging.join("1.5-77"), "whole").unwrap();
+    fs::write(staging.join("1.6.part"), "part").unwrap();
+    let side = side.reopen();
+    let left: Vec<_> =
+        fs::read_dir(side.root.join(".intermezzo/staging")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["1.6.part"]);
+}
+
 /// A loss of power may leave a hole before the end of the log: the store must open, or nothing would start the Presto
 /// that cuts it.
 #[test]
