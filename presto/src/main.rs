@@ -16,7 +16,10 @@ struct Arguments {
     /// The native directory to filter, on ext4
     #[arg(long, value_name = "DIR")]
     store: PathBuf,
-    /// Where to mount it; may be the store itself
+    /// Where the store can be opened while a mount that nobody serves any more covers it
+    #[arg(long, value_name = "DIR")]
+    bottom: Option<PathBuf>,
+    /// Where to mount it; may be the store itself. A mount there that nobody serves any more is replaced
     #[arg(long, value_name = "DIR")]
     mount: PathBuf,
     /// The file set's id, 32 hexadecimal digits
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     presto::run(presto::Options {
         store: arguments.store,
+        bottom: arguments.bottom,
         mount: arguments.mount,
         fileset: arguments.fileset,
         name: arguments.name,

@@ -42,7 +42,9 @@ use std::{
 pub struct Options {
     /// The native directory.
     pub store: PathBuf,
-    /// The mount point.
+    /// Where it can be opened while a mount that nobody serves covers it.
+    pub bottom: Option<PathBuf>,
+    /// The mount point. A mount there that nobody serves is replaced.
     pub mount: PathBuf,
     /// The file set.
     pub fileset: FileSetId,
@@ -67,7 +69,7 @@ pub struct Options {
 pub fn run(options: Options) -> Result<(), MountError> {
     let signals = block_signals()?;
     sys::prepare_process().map_err(|source| MountError::Privilege { what: "cannot act as callers", source })?;
-    let store = open_store(&options.store)?;
+    let store = open_store(options.bottom.as_ref().unwrap_or(&options.store))?;
     let private = open_private(&store)?;
     let _lock = lock(&private)?;
     let marker = Marker::new(duplicate(&private)?).map_err(|e| private_error("the marker", e))?;
@@ -96,7 +98,7 @@ pub fn run(options: Options) -> Result<(), MountError> {
     let filter =
         Arc::new(Filter::new(bottom, options.host, Journal::new(writer), gate, Box::new(backing.clone()), orphans));
     let fail = |source| MountError::Mount { path: options.mount.clone(), source };
-    let mount = options.mount.canonicalize().map_err(fail)?;
+    let mount = mount_point(&options.mount).map_err(fail)?;
     // The mount usually covers the store: nothing else is looked up by path from here on.
     std::env::set_current_dir("/").map_err(MountError::Session)?;
     let options = Options { mount, ..options };
@@ -122,6 +124,7 @@ fn serve(
     let syncer = Syncer::start(options.threads).map_err(MountError::Session)?;
     let adapter = Adapter { filter: filter.clone(), syncer, backing: backing.clone() };
     let fail = |source| MountError::Mount { path: options.mount.clone(), source };
+    detach_dead(&options.mount);
     let session = Session::new(adapter, &options.mount, &config(options, store)).map_err(fail)?;
     let device = |session: &Session<Adapter>| session.as_fd().try_clone_to_owned().map_err(MountError::Session);
     backing.mounted(device(&session)?);
@@ -283,6 +286,27 @@ fn block_signals() -> Result<SigSet, MountError> {
     set.add(Signal::SIGINT);
     set.thread_block().map_err(|source| MountError::Privilege { what: "cannot block signals", source })?;
     Ok(set)
+}
+
+/// The mount point, without links. A mount that nobody serves cannot be looked at, what it lies in can.
+fn mount_point(path: &Path) -> std::io::Result<PathBuf> {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Err(why), Some(parent), Some(name)) if why.raw_os_error() == Some(libc::ENOTCONN) => {
+            Ok(parent.canonicalize()?.join(name))
+        }
+        (found, ..) => found,
+    }
+}
+
+/// Takes away a mount that nobody serves, at the last moment: from then until the next one is there programs reach
+/// what it covered.
+fn detach_dead(mount: &Path) {
+    // Attributes may be cached; figures of the file system never are.
+    while matches!(nix::sys::statfs::statfs(mount), Err(Errno::ENOTCONN)) {
+        if let Err(error) = nix::mount::umount2(mount, nix::mount::MntFlags::MNT_DETACH) {
+            return tracing::error!(%error, "a dead mount cannot be detached");
+        }
+    }
 }
 
 fn open_store(path: &Path) -> Result<OwnedFd, MountError> {

@@ -6,7 +6,8 @@ use lento_core::PrestoEvent;
 use lento_store::{Staged, Store};
 use protocol::{Downcall, HostId};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -15,6 +16,8 @@ pub(super) struct FileSet {
     pub(super) config: FileSetConfig,
     /// Open from the beginning of its work; absent while its directory cannot be opened yet.
     pub(super) store: Option<Arc<Store>>,
+    /// The bottom of that store, for whoever starts Presto.
+    pub(super) bottom: Arc<OnceLock<OwnedFd>>,
     pub(super) presto: Option<Presto>,
     /// What Presto said before the store was open, for the core when it is.
     pub(super) early: Vec<PrestoEvent>,
@@ -53,6 +56,7 @@ impl FileSet {
         Self {
             config,
             store: None,
+            bottom: Arc::default(),
             presto: None,
             early: Vec::new(),
             mount: MountView {

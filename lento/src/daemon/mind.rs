@@ -230,6 +230,9 @@ impl Mind {
         if set.store.is_some() {
             return;
         }
+        if let Ok(bottom) = open.store.bottom().root().try_clone_to_owned() {
+            let _ = set.bottom.set(bottom);
+        }
         set.store = Some(open.store);
         let mounted = set.config.mounted;
         let setup = FileSetSetup { fileset: id, saved: open.saved, tail: open.tail, applied: open.applied, mounted };
@@ -252,7 +255,12 @@ impl Mind {
 
     pub(super) fn start_mount(&mut self, id: FileSetId) {
         let Some(set) = self.filesets.get_mut(&id) else { return };
-        let mount = Mount { home: self.home.clone(), host: self.identity.host, config: set.config.clone() };
+        let mount = Mount {
+            home: self.home.clone(),
+            host: self.identity.host,
+            config: set.config.clone(),
+            bottom: set.bottom.clone(),
+        };
         set.mount.state = MountState::Starting;
         set.mount.keeper = Some(mount::keep(mount, self.inputs.clone()));
     }

@@ -7,9 +7,10 @@ use super::input::{Input, MountNews};
 use lento_cli::control::WaitPolicy;
 use nix::mount::{MntFlags, umount2};
 use protocol::{FileSetId, HostId};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -27,6 +28,8 @@ pub(super) struct Mount {
     pub(super) home: PathBuf,
     pub(super) host: HostId,
     pub(super) config: FileSetConfig,
+    /// The bottom, once it is open: the way to the store under a dead mount.
+    pub(super) bottom: Arc<OnceLock<OwnedFd>>,
 }
 
 /// Keeps a mount up until the returned sender says stop (or is dropped).
@@ -73,7 +76,7 @@ impl Mount {
                 let _ = tell(MountNews::Ended).await;
                 return;
             }
-            // The dead mount stays until the next one is made: without it programs would write to the bare store.
+            // The dead mount stays: Presto takes it away when it mounts. Without it programs would write to the bare store.
             let news = match ended {
                 Ok(why) => MountNews::Died { why },
                 Err(why) => MountNews::Failed { why: why.to_string() },
@@ -94,8 +97,12 @@ impl Mount {
     }
 
     async fn start(&self, inputs: &mpsc::Sender<Input>, stopped: &mut watch::Receiver<bool>) -> anyhow::Result<String> {
-        self.detach().await;
-        std::fs::create_dir_all(&self.config.mount)?;
+        if self.bottom.get().is_none() {
+            self.detach().await;
+        }
+        if !is_dead_mount(&self.config.mount) {
+            std::fs::create_dir_all(&self.config.mount)?;
+        }
         let mut child = self.command()?.spawn().map_err(|why| {
             anyhow::anyhow!("cannot start the presto binary ({why}): it must lie beside lento or in PATH")
         })?;
@@ -161,6 +168,9 @@ impl Mount {
             .stderr(log)
             // Signals to the daemon's terminal are not for it.
             .process_group(0);
+        if let Some(bottom) = self.bottom.get() {
+            command.arg("--bottom").arg(format!("/proc/{}/fd/{}", std::process::id(), bottom.as_raw_fd()));
+        }
         if let Ok(last) = std::fs::read_to_string(numbers_path(&self.home, self.config.id)) {
             command.arg("--numbers-after").arg(last.trim());
         }
