@@ -97,6 +97,37 @@ fn a_small_change_of_a_large_file_costs_little() -> Result<()> {
 }
 
 #[test]
+fn a_first_copy_whose_daemon_was_killed_goes_on_and_is_mounted() -> Result<()> {
+    with_hosts(Options::pair(), |cluster| {
+        let (a, b) = (&cluster[0], &cluster[1]);
+        fs::create_dir(a.at("dir"))?;
+        (0..60).try_for_each(|i| noise(&a.at(format!("dir/{i}")), MIB))?;
+        cluster.create(0)?;
+        cluster.join(1)?;
+        cluster.network().limit(0, "200mbit")?;
+        let before = received(cluster)?;
+        std::thread::scope(|scope| -> Result<()> {
+            let command = scope.spawn(|| cluster.replicate_joined(1));
+            eventually(CONVERGE, "a part was copied", || Ok(received(cluster)? - before > 15 * MIB))?;
+            ensure!(b.kill_lento()?, "no daemon to kill");
+            let interrupted = command.join().map_err(|_| anyhow::anyhow!("the command panicked"))?;
+            ensure!(
+                interrupted.is_err(),
+                "lento replicate ended before its daemon was killed: nothing was interrupted"
+            );
+            Ok(())
+        })?;
+        b.start()?;
+        eventually(CONVERGE, "the copy went on and was mounted", || Ok(b.fileset()?["mount"]["state"] == "mounted"))?;
+        cluster.converge(CONVERGE)?;
+        let bytes = received(cluster)? - before;
+        println!("{} MiB received for 60, with a kill in between", bytes / MIB);
+        ensure!(bytes < 100 * MIB, "{bytes} bytes were received: it was begun again");
+        Ok(())
+    })
+}
+
+#[test]
 fn an_interrupted_transfer_of_a_large_file_is_resumed() -> Result<()> {
     const SIZE: u64 = 200 * MIB;
     with_hosts(Options::pair(), |cluster| {

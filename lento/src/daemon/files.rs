@@ -41,6 +41,9 @@ pub(super) struct FileSetConfig {
     pub(super) mount: PathBuf,
     /// Whether it is to be mounted.
     pub(super) mounted: bool,
+    /// Whether its first copy is not complete: then it is mounted.
+    #[serde(default)]
+    pub(super) copying: bool,
     /// What writers do that need the permit while the holder cannot be reached.
     pub(super) wait: WaitPolicy,
     /// At the holder: hosts that were invited to it.
@@ -113,6 +116,7 @@ mod tests {
             store: "/srv/web".into(),
             mount: "/srv/web".into(),
             mounted: true,
+            copying: false,
             wait: WaitPolicy::Soft { timeout_ms: 30_000 },
             invited: BTreeSet::from(["b".parse().expect("legal")]),
         };

@@ -193,7 +193,7 @@ impl Mind {
         let id = config.id;
         match result {
             Ok(open) => {
-                let mount_now = config.mounted;
+                let (mount_now, copying) = (config.mounted, config.copying);
                 self.filesets.entry(id).or_insert_with(|| FileSet::new(config));
                 self.go_to_work(id, open);
                 let early = self.filesets.get_mut(&id).map(|set| std::mem::take(&mut set.early)).unwrap_or_default();
@@ -205,6 +205,9 @@ impl Mind {
                 }
                 if let Some((then, answers)) = answers {
                     self.finish_opening(id, then, answers);
+                } else if copying {
+                    // The daemon that began the copy ended; its command did, too.
+                    self.await_copy(id, mpsc::channel(1).0);
                 }
             }
             Err(failure) => {

@@ -27,7 +27,7 @@ impl Mind {
                 return Err(failed("the mount point and the store lie in one another"));
             }
             set.config.mount = dir.to_owned();
-            set.config.mounted = true;
+            (set.config.mounted, set.config.copying) = (true, false);
             Ok(id)
         })();
         match prepared.and_then(|id| self.save_filesets().map(|()| id)) {
@@ -98,7 +98,7 @@ impl Mind {
         id: FileSetId,
     ) -> Result<Option<oneshot::Receiver<Result<(), String>>>, Failure> {
         let Some(set) = self.filesets.get_mut(&id) else { return Ok(None) };
-        set.config.mounted = false;
+        (set.config.mounted, set.config.copying) = (false, false);
         let (reply, answer) = oneshot::channel();
         let waits = match &set.mount.keeper {
             Some(keeper) => {

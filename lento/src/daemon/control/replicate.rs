@@ -39,6 +39,7 @@ impl Mind {
                 let mut config = prepared?;
                 let (holder, fileset) = register(&inputs, me, members, &name).await?;
                 config.id = fileset;
+                config.copying = true;
                 let making = config.clone();
                 let made = tokio::task::spawn_blocking(move || make(&home, me, holder, &making)).await;
                 match made.unwrap_or_else(|why| Err(failed(format!("making the replica was interrupted: {why}")))) {
@@ -64,7 +65,7 @@ impl Mind {
     }
 
     /// Tells how far the first copy is; when it is complete, mounts.
-    pub(super) fn await_copy(&mut self, id: FileSetId, answers: Answers) {
+    pub(in crate::daemon) fn await_copy(&mut self, id: FileSetId, answers: Answers) {
         let inputs = self.inputs.clone();
         tokio::spawn(async move {
             loop {
@@ -92,9 +93,12 @@ impl Mind {
                 tokio::time::sleep(LOOK).await;
             }
             let mount = Call::Do(Box::new(move |mind: &mut Mind| {
-                if let Some(set) = mind.filesets.get_mut(&id) {
-                    set.config.mounted = true;
+                let Some(set) = mind.filesets.get_mut(&id) else { return };
+                if !std::mem::take(&mut set.config.copying) {
+                    // The user said in the meantime that it is not to be mounted.
+                    return super::end(&answers, [ControlEvent::Done(None)]);
                 }
+                set.config.mounted = true;
                 if let Err(failure) = mind.save_filesets() {
                     tracing::error!(why = failure.message, "the mount is not remembered");
                 }
