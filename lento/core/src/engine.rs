@@ -335,7 +335,9 @@ impl FileSet {
         let again = self.absorbing == Absorbing::RunningAgain || tail < self.tail;
         self.absorbing = Absorbing::Idle;
         self.tail = self.tail.max(tail);
-        if let (Some(lost_after), None, false) = (self.saved.lost_after, self.saved.told_anew, again) {
+        if let (Some(lost_after), None, false) = (self.saved.lost_after, self.saved.told_anew, again)
+            && self.tail > Position::START
+        {
             // Nothing else was written since: the permit comes after the comparison.
             self.saved.told_anew = Some((lost_after, self.tail.number));
             self.save(out);

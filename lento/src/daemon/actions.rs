@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// Entries and objects in one invalidation, so that it fits a message.
 const INVALIDATIONS: usize = 512;
+/// Time between two readings of a log that is being written; a change after a pause is told of at once.
+const DOORBELL_PAUSE: Duration = Duration::from_millis(3);
 /// Pause after something on the disk failed, before the core tries again.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 
@@ -35,6 +37,7 @@ impl Mind {
                     let _ = responder.reply(&Reply::Permit { epoch, after });
                 }
             }
+            Action::Downcall { fileset, downcall: arm @ Downcall::Arm { .. } } => self.arm_soon(fileset, arm),
             Action::Downcall { fileset, downcall } => self.downcall(fileset, downcall),
             Action::Save { fileset, saved } => self.save(fileset, &saved),
             Action::Absorb(fileset) => self.absorb(fileset),
@@ -72,6 +75,16 @@ impl Mind {
                 std::thread::sleep(DISK_PAUSE);
             }
             Event::Absorbed { fileset, tail: tail.unwrap_or_default() }
+        });
+    }
+
+    /// Has Presto ring when the log grows again, a moment later: while much is written it is not read record by record.
+    fn arm_soon(&mut self, fileset: FileSetId, arm: Downcall) {
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(DOORBELL_PAUSE).await;
+            let arm = Call::Do(Box::new(move |mind: &mut Self| mind.downcall(fileset, arm)));
+            let _ = inputs.send(Input::Call(arm)).await;
         });
     }
 

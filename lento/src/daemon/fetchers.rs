@@ -7,6 +7,7 @@ use lento_store::Store;
 use lento_transfer::{Comparer, Fetched, Receiver};
 use protocol::{FileSetId, ObjectId, Settled};
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -83,7 +84,13 @@ impl Fetchers {
                         if given_up.load(Ordering::Acquire) {
                             return;
                         }
-                        let chunk = me.fetch(wish, bytes, given_up);
+                        let fetch = AssertUnwindSafe(|| me.fetch(wish, bytes, given_up));
+                        let chunk = catch_unwind(fetch).unwrap_or_else(|_| Chunk {
+                            fetched: Vec::new(),
+                            result: Err(anyhow::anyhow!(
+                                "fetching contents ended in a panic: the daemon's log tells where"
+                            )),
+                        });
                         bytes.store(0, Ordering::Relaxed);
                         if answer.send(chunk).is_err() {
                             return;

@@ -43,7 +43,8 @@ impl Store {
                 let synced = applied.get(&host).map_or(durable, |before| (*before).min(now).max(durable));
                 index.put_applied(host, now, synced)?;
             }
-            if copying { Ok(()) } else { index.remove_meta(UNSYNCED) }
+            // One that was begun meanwhile is not on disk.
+            if copying || self.copying.load(Ordering::Acquire) { Ok(()) } else { index.remove_meta(UNSYNCED) }
         })?;
         Ok(applied.values().copied().max().unwrap_or_default())
     }

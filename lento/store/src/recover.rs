@@ -45,9 +45,14 @@ impl Store {
         for entry in self.bottom.read_dir(self.bottom.staging()).map_err(StoreError::io(what))? {
             let name = entry.map_err(StoreError::io(what))?.name;
             if !name.as_bytes().ends_with(b".part") {
-                match unlinkat(self.bottom.staging(), &*c_name(&name), UnlinkatFlags::NoRemoveDir) {
-                    Ok(()) | Err(Errno::ENOENT) => {}
-                    Err(why) => return Err(StoreError::io(what)(why)),
+                let name = c_name(&name);
+                let removed = match unlinkat(self.bottom.staging(), &*name, UnlinkatFlags::NoRemoveDir) {
+                    // A directory that was being made.
+                    Err(Errno::EISDIR) => unlinkat(self.bottom.staging(), &*name, UnlinkatFlags::RemoveDir),
+                    other => other,
+                };
+                if let Err(why) = removed {
+                    tracing::warn!(?name, %why, "what was left in staging could not be removed");
                 }
             }
         }

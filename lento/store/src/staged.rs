@@ -20,7 +20,7 @@ pub struct StagedFile {
 }
 
 /// The contents for one commit, by the object that they belong to. Each file was created by Lento with mode 0600,
-/// was fsynced (unless [`crate::Store::begin_unsynced`] says that it need not be), and has no extended attributes (unless
+/// was fsynced (unless [`crate::Store::begin_copy`] says that it need not be), and has no extended attributes (unless
 /// it was made ready); commit takes it over: it is renamed into place or deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Staged {

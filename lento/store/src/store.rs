@@ -82,11 +82,13 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let absorbed = Position::new(index.number(ABSORBED_EPOCH)?, index.number(ABSORBED)?);
         let own = modlog::Reader::open(open_log(&bottom, None)?);
+        let unsynced = index.meta(crate::copying::UNSYNCED)?.is_some();
         let writer = Writer { index, own, absorbed, received: BTreeMap::new(), consumed: HashMap::new(), limbo: true };
         let store = Self {
             bottom,
             keeping: AtomicBool::new(false),
-            copying: AtomicBool::new(false),
+            // Until the copy is known to be complete, no sync makes it good.
+            copying: AtomicBool::new(unsynced),
             outbox: Mutex::default(),
             writer: Mutex::new(writer),
             reader: Mutex::new(reader),

@@ -208,6 +208,7 @@ fn what_a_killed_transfer_left_in_staging_is_swept_but_parts_stay() {
     let staging = side.root.join(".intermezzo/staging");
     fs::write(staging.join("1.5-77"), "whole").unwrap();
     fs::write(staging.join("1.6.part"), "part").unwrap();
+    fs::create_dir(staging.join(".new")).unwrap();
     let side = side.reopen();
     let left: Vec<_> =
         fs::read_dir(side.root.join(".intermezzo/staging")).unwrap().map(|e| e.unwrap().file_name()).collect();

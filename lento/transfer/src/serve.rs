@@ -93,7 +93,7 @@ impl Server<'_, '_> {
 
     fn open(&mut self, id: ObjectId) -> Result<Result<Source, Outcome>, TransferError> {
         if let Some((fd, version)) = self.store.open_version(id, &self.ahead) {
-            return Ok(Ok(Source { file: File::from(fd), version, rests: self.records_follow }));
+            return Ok(Ok(Source { file: File::from(fd), version, rests: true }));
         }
         let fd = match self.store.open_object(id, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NOATIME) {
             Ok(fd) => fd,
@@ -118,13 +118,20 @@ impl Server<'_, '_> {
         }
         let file = File::from(fd);
         Ok(match (version, self.store.version(id)?) {
-            (Some(version), _) => Ok(Source { file, version, rests: self.records_follow }),
-            (None, Some(logged)) if !self.records_follow => {
+            (Some(version), _) => Ok(Source { file, version, rests: true }),
+            // What another host wrote may be being committed here, and will be at rest.
+            (None, Some(logged)) if !self.records_follow && self.is_own(id)? => {
                 let version = KnownVersion { as_of: logged.as_of, size: attr.size, mtime: attr.mtime };
                 Ok(Source { file, version, rests: false })
             }
             (None, _) => Err(Outcome::Changed),
         })
+    }
+
+    /// Whether this host wrote the object's last version.
+    fn is_own(&self, id: ObjectId) -> Result<bool, TransferError> {
+        let stamp = self.store.object_stamp(id)?;
+        Ok(stamp.and_then(|stamp| stamp.updater()) == Some(self.store.config().host))
     }
 
     fn attr(&self, fd: &OwnedFd) -> Result<Attr, Errno> {

@@ -102,6 +102,8 @@ pub(crate) struct Filter {
     told: Told,
     /// Closed files whose last store waits for the permit.
     closing: AtomicUsize,
+    /// Requests to tell of all, that wait for the permit.
+    completing: AtomicUsize,
 }
 
 impl std::fmt::Debug for Filter {
@@ -130,6 +132,7 @@ impl Filter {
             orphans,
             told: Told::default(),
             closing: AtomicUsize::new(0),
+            completing: AtomicUsize::new(0),
         }
     }
 

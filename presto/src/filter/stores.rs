@@ -70,10 +70,11 @@ impl Filter {
         let filter = self.clone();
         self.closing.fetch_add(1, Ordering::SeqCst);
         self.gate.run(0, move |pass| {
-            filter.closing.fetch_sub(1, Ordering::SeqCst);
             // Refused only when the mount ends: recovery finds the file in the log as open, and looks at it.
-            let Ok(pass) = pass else { return };
-            filter.store_and_close(pass, caller, &file);
+            if let Ok(pass) = pass {
+                filter.store_and_close(pass, caller, &file);
+            }
+            filter.closing.fetch_sub(1, Ordering::SeqCst);
         });
     }
 
@@ -143,15 +144,19 @@ impl Filter {
     /// Makes the log tell of all that was written until now, files that are open or were just closed included, and
     /// makes it durable. Without the permit that waits for it, if there is something to tell.
     pub(crate) fn complete(self: &Arc<Self>, done: impl FnOnce(std::result::Result<u64, LogError>) + Send + 'static) {
-        if !self.has_untold() {
+        // Answers are told apart by their order only.
+        if self.completing.load(Ordering::SeqCst) == 0 && !self.has_untold() {
             return done(self.journal.sync());
         }
         let filter = self.clone();
+        self.completing.fetch_add(1, Ordering::SeqCst);
         self.gate.run(0, move |pass| {
+            // Refused only when the mount ends, and with it the connection: then nobody waits for the answer.
             if let Ok(pass) = pass {
                 filter.store_all(pass);
+                done(filter.journal.sync());
             }
-            done(filter.journal.sync());
+            filter.completing.fetch_sub(1, Ordering::SeqCst);
         });
     }
 

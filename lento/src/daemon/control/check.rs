@@ -15,6 +15,9 @@ use tokio::sync::mpsc;
 
 /// Time for what Presto has of the log to be written.
 const FLUSH: Duration = Duration::from_secs(2);
+/// How often what seems wrong is looked at again, and the time between.
+const CONFIRMATIONS: usize = 5;
+const PAUSE: Duration = Duration::from_millis(100);
 /// Flaws that are told one by one.
 const TOLD: usize = 100;
 
@@ -48,11 +51,19 @@ async fn check(
             }
         })
     });
-    let (entries, suspects) = work.await.map_err(failed)?.map_err(failed)?;
-    // What was made while the tree was read is in the log by now.
-    flush(inputs, id).await;
-    let work = tokio::task::spawn_blocking(move || store.confirm(suspects));
-    let flaws: Vec<Suspect> = work.await.map_err(failed)?.map_err(failed)?;
+    let (entries, mut flaws): (u64, Vec<Suspect>) = work.await.map_err(failed)?.map_err(failed)?;
+    // What was changed while the tree was read is in the log by now, or will be when the operation has ended before which
+    // the reader of the log stops.
+    for _ in 0..CONFIRMATIONS {
+        if flaws.is_empty() {
+            break;
+        }
+        flush(inputs, id).await;
+        let store = store.clone();
+        let work = tokio::task::spawn_blocking(move || store.confirm(flaws));
+        flaws = work.await.map_err(failed)?.map_err(failed)?;
+        tokio::time::sleep(PAUSE).await;
+    }
     for flaw in flaws.iter().take(TOLD) {
         let _ = answers.send(ControlEvent::Note(flaw.to_string())).await;
     }

@@ -45,6 +45,8 @@ pub(super) fn ready(store: Store, fresh: Option<Saved>) -> Result<OpenStore, Fai
     if store.copy_was_lost().map_err(failed)? {
         // What was copied, and where that left off, is not what it seems: it is compared.
         saved.in_step = None;
+    } else if saved.in_step.is_some() {
+        store.end_copy();
     }
     // Presto mends the log, but is started only when the store is open.
     let tail = store.absorb_torn().map_err(failed)?;
