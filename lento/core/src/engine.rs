@@ -335,13 +335,6 @@ impl FileSet {
         let again = self.absorbing == Absorbing::RunningAgain || tail < self.tail;
         self.absorbing = Absorbing::Idle;
         self.tail = self.tail.max(tail);
-        if let (Some(lost_after), None, false) = (self.saved.lost_after, self.saved.told_anew, again)
-            && self.tail > Position::START
-        {
-            // Nothing else was written since: the permit comes after the comparison.
-            self.saved.told_anew = Some((lost_after, self.tail.number));
-            self.save(out);
-        }
         for link in self.links.values_mut() {
             link.ship.handle_growth();
         }
@@ -359,17 +352,8 @@ impl FileSet {
             return;
         }
         let shipment = match result {
-            HistoryResult::Shipment(mut shipment) => {
+            HistoryResult::Shipment(shipment) => {
                 link.ship.handle_shipment(shipment.upto);
-                if shipment.writer == me && self.saved.holder != me {
-                    // What is found after a loss of power may be less than what was written, and the holder has.
-                    let (after, upto) = match (self.saved.told_anew, self.saved.lost_after) {
-                        (Some(anew), _) => anew,
-                        (None, Some(lost_after)) => (lost_after, u64::MAX),
-                        (None, None) => (0, 0),
-                    };
-                    shipment.records.retain(|record| record.number <= after || record.number > upto);
-                }
                 Some(shipment)
             }
             HistoryResult::UpToDate(upto) => link.ship.handle_up_to_date(upto).map(|(after, upto)| Shipment {

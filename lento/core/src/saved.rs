@@ -22,8 +22,6 @@ pub struct Saved {
     pub incarnation: u64,
     /// The last loss of power that was counted, by the number of the last record that survived it.
     pub lost_after: Option<u64>,
-    /// What was told anew after it: records after `.0`, up to `.1`.
-    pub told_anew: Option<(u64, u64)>,
     /// At a replicator: the incarnations, the holder's and its own, with which its tree was last in step.
     pub in_step: Option<(u64, u64)>,
 }
@@ -40,7 +38,6 @@ impl Saved {
             mine: (holder == me).then_some(epoch),
             incarnation: 1,
             lost_after: None,
-            told_anew: None,
             in_step: None,
         }
     }

@@ -116,7 +116,6 @@ impl FileSet {
             return;
         }
         self.saved.lost_after = Some(lost_after);
-        self.saved.told_anew = None;
         self.saved.incarnation += 1;
         self.save(out);
         self.tell_everyone(out);

@@ -7,11 +7,8 @@
 use super::{Recovery, failed, tree::Found};
 use crate::error::MountError;
 use modlog::{ReadResult, Reader, Recovered};
-use protocol::{Done, Name, ObjectId, Op, Timestamp, limits};
-use std::{
-    collections::{BTreeMap, HashMap},
-    os::fd::OwnedFd,
-};
+use protocol::{Done, Name, ObjectId, Op, limits};
+use std::{collections::BTreeMap, os::fd::OwnedFd};
 
 /// Operations can be lost for as long as the file system takes to commit them (5 s on ext4 by default, 30 s without a
 /// journal), with a margin.
@@ -21,11 +18,10 @@ const SUSPECT_WINDOW_S: i64 = 2;
 
 type Place = (ObjectId, Name);
 
-/// What the last records say of entries and contents.
+/// What the last records say of entries.
 #[derive(Default)]
 struct Expected {
     entries: BTreeMap<Place, Option<ObjectId>>,
-    stores: HashMap<ObjectId, (u64, Timestamp)>,
     directories: Vec<ObjectId>,
 }
 
@@ -47,8 +43,12 @@ impl Expected {
                 self.entries.insert((parent, name), other.filter(|_| exchange));
                 self.entries.insert((to_parent, to_name), Some(id));
             }
-            Op::Store { id, size, mtime } => drop(self.stores.insert(id, (size, mtime))),
-            Op::Setattr { .. } | Op::Setxattr { .. } | Op::Removexattr { .. } | Op::Intend { .. } | Op::Noop => {}
+            Op::Store { .. }
+            | Op::Setattr { .. }
+            | Op::Setxattr { .. }
+            | Op::Removexattr { .. }
+            | Op::Intend { .. }
+            | Op::Noop => {}
         }
     }
 }
@@ -61,7 +61,7 @@ pub(super) fn recover(recovery: &mut Recovery<'_>, recovered: &Recovered, log: &
     recovery.writer.skip(limits::LOG_GAP_RECORDS);
     recovery.tell(Op::Noop, Done { handle: None, attr: None })?;
     take_back(recovery, &expected)?;
-    tell_suspects(recovery, &expected, recovered.last, last_time.secs - SUSPECT_WINDOW_S)
+    tell_suspects(recovery, recovered.last, last_time.secs - SUSPECT_WINDOW_S)
 }
 
 fn expected(log: &OwnedFd, since_secs: i64) -> Result<Expected, MountError> {
@@ -155,12 +155,7 @@ fn tell_object(recovery: &mut Recovery<'_>, (parent, name): &Place, found: &Foun
 }
 
 /// Objects that changed about when the log ended, and those that the log does not know.
-fn tell_suspects(
-    recovery: &mut Recovery<'_>,
-    expected: &Expected,
-    last: u64,
-    since_secs: i64,
-) -> Result<(), MountError> {
+fn tell_suspects(recovery: &mut Recovery<'_>, last: u64, since_secs: i64) -> Result<(), MountError> {
     let mut suspects = Vec::new();
     let host = recovery.tree.host;
     let tree = &recovery.tree;
@@ -187,8 +182,9 @@ fn tell_suspects(
             tell_object(recovery, &place, &found)?;
             continue;
         }
-        let known = expected.stores.get(&id) == Some(&(found.stat.size(), found.stat.mtime()));
-        if found.stat.is_file() && !known {
+        // Also if its size and time are those that the log tells of: the data may be lost all the same, and whoever has
+        // another content under that version would keep it.
+        if found.stat.is_file() {
             recovery.tell_store(id, &found.stat)?;
         }
         // Attributes may have changed too; the record makes whoever applies it take them as they are.

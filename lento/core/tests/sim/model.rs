@@ -6,9 +6,6 @@ use protocol::{Cred, FileSetId, HostId, Name, ObjectId, Op, Position, Record, Sh
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// The process that a record names which the filter made after a loss of power.
-pub(crate) const TOLD_ANEW: u32 = u32::MAX;
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Object {
     pub name: Name,
@@ -108,7 +105,7 @@ impl Model {
         Ok((self.as_of.get(&id).copied().unwrap_or_default(), object.token))
     }
 
-    pub(crate) fn commit(&mut self, from: HostId, at_holder: bool, keep: bool, shipments: &[Shipment]) -> CommitResult {
+    pub(crate) fn commit(&mut self, from: HostId, keep: bool, shipments: &[Shipment]) -> CommitResult {
         let records = || shipments.iter().flat_map(|s| s.records.iter().map(move |r| (s.writer, r)));
         let mut created = BTreeSet::new();
         let mut missing = BTreeSet::new();
@@ -130,8 +127,6 @@ impl Model {
         }
         let last = last_stores(records().map(|(_, record)| record));
         for (writer, record) in records() {
-            // What a host finds after a loss of power may be less than what it had written, and others have.
-            assert!(!at_holder || record.cred.pid != TOLD_ANEW, "{} of host {writer} was told anew", record.position());
             let staged = record.op.object().filter(|id| last.get(id) == Some(&record.position()));
             let version = staged.and_then(|id| self.staged.get(&id).copied());
             self.apply_one(record, version.map(|(_, token)| token));

@@ -260,7 +260,7 @@ impl World {
             Action::Commit { from, shipments, .. } => {
                 // As the daemon: what one replicator wrote is kept for others, if there are any.
                 let keep = host == 0 && self.hosts.len() > 2;
-                let result = self.hosts[host].model.commit(from, host == 0, keep, &shipments);
+                let result = self.hosts[host].model.commit(from, keep, &shipments);
                 if result == CommitResult::Done {
                     self.count("commits");
                     self.check_prefix(host, &shipments);
