@@ -187,21 +187,22 @@ impl Mount {
     /// Takes away the mount of a Presto that is dead: it answers nothing but ENOTCONN.
     async fn detach(&self) {
         let dir = self.config.mount.clone();
-        let detached = tokio::task::spawn_blocking(move || {
-            while is_dead_mount(&dir) {
-                if let Err(why) = umount2(&dir, MntFlags::MNT_DETACH) {
-                    tracing::error!(dir = %dir.display(), %why, "cannot detach a dead mount");
-                    return;
-                }
-            }
-        });
-        let _ = detached.await;
+        let _ = tokio::task::spawn_blocking(move || detach_dead(&dir)).await;
+    }
+}
+
+/// Takes away mounts that nobody serves; blocks.
+pub(super) fn detach_dead(dir: &Path) {
+    while is_dead_mount(dir) {
+        if let Err(why) = umount2(dir, MntFlags::MNT_DETACH) {
+            return tracing::error!(dir = %dir.display(), %why, "cannot detach a dead mount");
+        }
     }
 }
 
 /// Whether a directory is a FUSE mount that nobody serves. Its attributes may be cached; figures of the file system
 /// never are.
-pub(super) fn is_dead_mount(dir: &Path) -> bool {
+fn is_dead_mount(dir: &Path) -> bool {
     matches!(nix::sys::statfs::statfs(dir), Err(nix::Error::ENOTCONN))
 }
 

@@ -66,11 +66,7 @@ fn reopen(home: &Path, host: HostId, config: &FileSetConfig, bottom: OwnedFd) ->
 pub(in crate::daemon) fn open_from_path(home: &Path, host: HostId, config: FileSetConfig, inputs: mpsc::Sender<Input>) {
     let home = home.to_owned();
     tokio::task::spawn_blocking(move || {
-        while crate::daemon::mount::is_dead_mount(&config.mount) {
-            if nix::mount::umount2(&config.mount, nix::mount::MntFlags::MNT_DETACH).is_err() {
-                break;
-            }
-        }
+        crate::daemon::mount::detach_dead(&config.mount);
         let result = open_directory(&config.store).and_then(|bottom| reopen(&home, host, &config, bottom));
         let _ = inputs.blocking_send(Input::Opened(Box::new(Opened { config, result, answers: None })));
     });
