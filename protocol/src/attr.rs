@@ -131,6 +131,10 @@ impl Xattr {
     /// The attribute in which an object's identity and stamp are kept; hidden in the mount, never sent.
     pub const IDENTITY: &'static str = "trusted.intermezzo";
 
+    /// Set (to one byte, 1) on an object in a client's cache of which only attributes are here: of a directory its names are
+    /// wanting, of a file its content. It goes, durably, after what was wanting has come.
+    pub const ABSENT: &'static str = "trusted.intermezzo.absent";
+
     /// Checks the lengths and that the name is not InterMezzo's own.
     pub fn check(&self) -> Result<(), ProtocolError> {
         let long = |what, got, limit| ProtocolError::TooLong { what, got, limit };

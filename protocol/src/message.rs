@@ -24,12 +24,14 @@ pub enum Request {
     },
     /// Which file sets may I replicate?
     FileSets,
-    /// Register me as replicator of a file set.
+    /// Register me as replicator or client of a file set.
     Replicate {
         /// Which.
         name: FileSetName,
+        /// As what.
+        role: Role,
     },
-    /// Take me off the replicators of a file set.
+    /// Take me off the replicators and clients of a file set.
     DropReplica {
         /// Which.
         fileset: FileSetId,
@@ -46,12 +48,14 @@ pub enum Request {
         /// At most [`crate::limits::FETCH_OBJECTS`].
         wanted: Vec<Wanted>,
     },
-    /// FetchDir, recursive: names, ids, stamps and attributes below `root`. Answered by data, then [`Reply::Listed`].
+    /// FetchDir: names, ids, stamps and attributes below `root`. Answered by data, then [`Reply::Listed`].
     List {
         /// In which file set.
         fileset: FileSetId,
-        /// An object; a directory with all below it.
+        /// An object; of a directory what is in it, too.
         root: ObjectId,
+        /// Whether to list what is in the directories below it as well.
+        deep: bool,
     },
     /// For `verify`: a digest of every path, in order. Answered by data, then [`Reply::Done`].
     Manifest {
@@ -63,6 +67,25 @@ pub enum Request {
         /// Of which file set.
         fileset: FileSetId,
     },
+}
+
+/// What a host is to a file set that it does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// It has a whole copy.
+    Replicator,
+    /// It caches what it uses.
+    Client,
+}
+
+/// What a host may do with a file set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// Read it.
+    ReadOnly,
+    /// Read and change it.
+    ReadWrite,
 }
 
 /// Answers a request.
@@ -93,6 +116,8 @@ pub enum Reply {
     Replicating {
         /// The file set's id.
         fileset: FileSetId,
+        /// What the asker may do.
+        access: Access,
     },
     /// The permit is yours, once you have applied everything up to `after`.
     Permit {

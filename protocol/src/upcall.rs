@@ -8,7 +8,7 @@ use crate::{FileSetId, Handle, Name, ProtocolError, limits};
 use serde::{Deserialize, Serialize};
 
 /// Version of this channel's messages; both ends must have the same, as they are installed together.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 
 /// Bytes before a body.
 pub const UPCALL_FRAME_HEADER_BYTES: usize = 4;
@@ -54,10 +54,29 @@ pub enum Upcall {
         /// Every record up to it is durable.
         last: u64,
     },
-    /// Answer to [`Downcall::Invalidate`], when the kernel has dropped what was named.
+    /// Answer to [`Downcall::Invalidate`] and [`Downcall::InvalidateAll`], when the kernel has dropped what was named.
     Invalidated {
         /// Its token.
         token: u64,
+    },
+    /// FetchFile or FetchDir (paper: "Journaling updates and filtering access"): requests wait for the content of a file, or
+    /// the names of a directory, that has [`crate::Xattr::ABSENT`]. Said once until answered by [`Downcall::Fetched`], and again after a
+    /// hello while anybody waits.
+    Fetch {
+        /// The object.
+        object: Handle,
+    },
+    /// Nobody waits for it any more.
+    Forgo {
+        /// The object.
+        object: Handle,
+    },
+    /// Answer to [`Downcall::Evict`].
+    Evicted {
+        /// These have [`crate::Xattr::ABSENT`] now; their content is still there, to be punched out.
+        evicted: Vec<Handle>,
+        /// These are in use, or were lately.
+        kept: Vec<Handle>,
     },
     /// A file that was replaced while open for writing here was changed after that; its content was saved.
     Orphaned {
@@ -99,6 +118,30 @@ pub enum Downcall {
         objects: Vec<Handle>,
         /// Files whose inode was replaced: whoever still writes to one of them writes to an orphan.
         replaced: Vec<Handle>,
+    },
+    /// As [`Downcall::Invalidate`], of all there is, but for files that are open: every directory may want its names anew.
+    InvalidateAll {
+        /// Comes back in the answer.
+        token: u64,
+    },
+    /// Answer to [`Upcall::Fetch`]: what waits for the object is tried again, or fails.
+    Fetched {
+        /// The object.
+        object: Handle,
+        /// 0, or the errno with which waiting requests fail. `ESTALE`: the object has another inode by now, and is
+        /// to be looked up again.
+        errno: i32,
+    },
+    /// Marks files as absent, unless they are open, or were opened since they were last named here; answered by
+    /// [`Upcall::Evicted`].
+    Evict {
+        /// Files whose content is the holder's, at most as many as fit a message.
+        objects: Vec<Handle>,
+    },
+    /// All that this host's log says up to here is reintegrated.
+    Reintegrated {
+        /// Record number.
+        upto: u64,
     },
     /// Unmount and end. Parked requests fail with `EIO`.
     Shutdown,

@@ -143,7 +143,7 @@ golden! {
             csr: vec![0x30],
         } => "00016203683a3102aabb0130",
         Request::FileSets => "01",
-        Request::Replicate { name: "web".parse().expect("legal") } => "0203776562",
+        Request::Replicate { name: "web".parse().expect("legal"), role: Role::Client } => "020377656201",
         Request::DropReplica { fileset: web() } => "0311111111111111111111111111111111",
         Request::GetPermit { fileset: web() } => "0411111111111111111111111111111111",
         Request::Fetch {
@@ -154,7 +154,7 @@ golden! {
                 Wanted { id: object(11), have: Have::Signature(vec![7, 8]) },
             ],
         } => "051111111111111111111111111111111103020900020a01ac022222222222222222222222222222222222222222222222222222222222222222020b02020708",
-        Request::List { fileset: web(), root: ObjectId::ROOT } => "06111111111111111111111111111111110100",
+        Request::List { fileset: web(), root: ObjectId::ROOT, deep: true } => "0611111111111111111111111111111111010001",
         Request::Manifest { fileset: web() } => "0711111111111111111111111111111111",
         Request::Wait { fileset: web() } => "0811111111111111111111111111111111",
     }
@@ -176,7 +176,7 @@ golden! {
             fileset: Some("web".parse().expect("legal")),
         } => "02020130013101016103683a310103776562",
         Reply::FileSets(vec![(web(), "web".parse().expect("legal"))]) => "03011111111111111111111111111111111103776562",
-        Reply::Replicating { fileset: web() } => "0411111111111111111111111111111111",
+        Reply::Replicating { fileset: web(), access: Access::ReadWrite } => "041111111111111111111111111111111101",
         Reply::Permit { epoch: 3, after: Position::new(2, 300) } => "050302ac02",
         Reply::Listed { after: Position::new(2, 300) } => "0602ac02",
     }

@@ -111,7 +111,7 @@ impl Job {
 
     /// Takes the listing, and the contents that it makes necessary while it and they arrive.
     fn work(&mut self, root: ObjectId, comparer: &mut Comparer, chunks: &mut Chunks<'_>) -> anyhow::Result<Position> {
-        let mut session = self.connection.request(&Request::List { fileset: self.fileset, root })?;
+        let mut session = self.connection.request(&Request::List { fileset: self.fileset, root, deep: true })?;
         if let Some(mut data) = session.data() {
             while let Some(body) = data.blocking_recv()? {
                 comparer.take(&body)?;

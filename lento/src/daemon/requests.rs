@@ -151,7 +151,7 @@ impl Mind {
                 Request::Fetch { wanted, .. } => {
                     serve(&store, &wanted, records_follow, &mut emit).map(|()| Reply::Done)
                 }
-                Request::List { root, .. } => list(&store, root, &mut emit).map(|after| Reply::Listed { after }),
+                Request::List { root, deep, .. } => list(&store, root, deep, &mut emit).map(|after| Reply::Listed { after }),
                 _ => manifest(store.bottom(), &mut emit).map(|()| Reply::Done),
             };
             let reply = result.unwrap_or_else(|why| {

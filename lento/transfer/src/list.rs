@@ -17,13 +17,13 @@ const ENTRY_BYTES: usize = 96;
 /// Entries whose stamps are looked up at once.
 const GROUP: usize = 1024;
 
-/// Emits, as bodies of data packets, the [`Listing`] of `root` and all below it, each directory before what is in it; a
-/// root that does not exist has an empty listing. What vanishes meanwhile is left out. Returns where this store's history
+/// Emits, as bodies of data packets, the [`Listing`] of `root` and what is in it, if `deep` all below it, each directory
+/// before what is in it; a root that does not exist has an empty listing. What vanishes meanwhile is left out. Returns where this store's history
 /// stood before listing began: a log replayed from there on makes the listing exact.
 ///
 /// # Errors
 /// [`TransferError::Stopped`] if `emit` says so, [`TransferError::Store`] and [`TransferError::Io`] if reading fails.
-pub fn list(store: &Store, root: ObjectId, emit: &mut Emit<'_>) -> Result<Position, TransferError> {
+pub fn list(store: &Store, root: ObjectId, deep: bool, emit: &mut Emit<'_>) -> Result<Position, TransferError> {
     let own = store.absorb()?;
     let after = store.applied()?.values().copied().fold(own, Position::max);
     let mut lister = Lister { store, packer: Packer::new(emit), entries: Vec::new(), bytes: 0 };
@@ -43,6 +43,9 @@ pub fn list(store: &Store, root: ObjectId, emit: &mut Emit<'_>) -> Result<Positi
     lister.item(ObjectId::ROOT, true)?;
     while let Some((id, handle)) = directories.pop() {
         lister.directory(id, handle, &mut directories)?;
+        if !deep {
+            break;
+        }
     }
     lister.packer.finish()?;
     Ok(after)

@@ -23,7 +23,7 @@ use std::{
 
 fn listed(source: &Side) -> (Vec<Vec<u8>>, Position) {
     let mut bodies = Vec::new();
-    let after = list(&source.store, ObjectId::ROOT, &mut |body| {
+    let after = list(&source.store, ObjectId::ROOT, true, &mut |body| {
         bodies.push(body);
         Ok(())
     })
@@ -321,7 +321,7 @@ fn a_missing_object_is_made_with_all_below_it_and_waits_for_its_name() {
         let root = source.id(root);
         let mut comparer = Comparer::new(to.store.clone(), root, host(1), CompareOptions::default());
         let mut bodies = Vec::new();
-        let after = list(&source.store, root, &mut |body| {
+        let after = list(&source.store, root, true, &mut |body| {
             bodies.push(body);
             Ok(())
         });

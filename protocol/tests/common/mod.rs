@@ -156,14 +156,22 @@ pub fn request() -> impl Strategy<Value = Request> {
             csr
         }),
         Just(Request::FileSets),
-        label().prop_map(|name| Request::Replicate { name: name.parse().expect("a label") }),
+        (label(), role()).prop_map(|(name, role)| Request::Replicate { name: name.parse().expect("a label"), role }),
         fileset().prop_map(|fileset| Request::DropReplica { fileset }),
         fileset().prop_map(|fileset| Request::GetPermit { fileset }),
         (fileset(), vec(wanted, 0..10)).prop_map(|(fileset, wanted)| Request::Fetch { fileset, wanted }),
-        (fileset(), object()).prop_map(|(fileset, root)| Request::List { fileset, root }),
+        (fileset(), object(), any::<bool>()).prop_map(|(fileset, root, deep)| Request::List { fileset, root, deep }),
         fileset().prop_map(|fileset| Request::Manifest { fileset }),
         fileset().prop_map(|fileset| Request::Wait { fileset }),
     ]
+}
+
+fn role() -> impl Strategy<Value = Role> {
+    prop_oneof![Just(Role::Replicator), Just(Role::Client)]
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    prop_oneof![Just(Access::ReadOnly), Just(Access::ReadWrite)]
 }
 
 pub fn reply() -> impl Strategy<Value = Reply> {
@@ -193,7 +201,7 @@ pub fn reply() -> impl Strategy<Value = Reply> {
         vec((fileset(), label()), 0..5).prop_map(|list| {
             Reply::FileSets(list.into_iter().map(|(id, name)| (id, name.parse().expect("a label"))).collect())
         }),
-        fileset().prop_map(|fileset| Reply::Replicating { fileset }),
+        (fileset(), access()).prop_map(|(fileset, access)| Reply::Replicating { fileset, access }),
         (any::<u64>(), position()).prop_map(|(epoch, after)| Reply::Permit { epoch, after }),
         position().prop_map(|after| Reply::Listed { after }),
     ]
