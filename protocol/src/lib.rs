@@ -24,8 +24,8 @@ pub use error::ProtocolError;
 pub use frame::{ENTRY_HEADER_BYTES, LogEntry, SEGMENT_HEADER_BYTES, SegmentHeader, decode_entry, encode_entry};
 pub use ids::{ClusterId, FileSetId, HostId, ObjectId};
 pub use message::{
-    Access, Coding, Content, FileSetState, Have, Listing, ListingEntry, Message, Refusal, Reply, Request, Role, Settled,
-    Shipment, Wanted,
+    Access, Coding, Content, FileSetState, Have, Listing, ListingEntry, Message, Refusal, Reply, Request, Role,
+    Settled, Shipment, Wanted,
 };
 pub use name::{FileSetName, HostName, Name};
 pub use packet::{Act, PACKET_HEADER_BYTES, Packet, PacketKind, PacketReader, SessionToken};

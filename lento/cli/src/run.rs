@@ -4,7 +4,8 @@ use crate::{
     args::{Command, CreateArgs, FilesetCommand, RemoveArgs, ReplicateArgs},
     client::{Client, ClientError},
     control::{
-        ByteText, Code, Compared, ControlEvent, ControlRequest, Difference, Failure, UmountTarget, VerifyReport,
+        ByteText, Code, Compared, ControlEvent, ControlRequest, Difference, Failure, MountChoice, UmountTarget,
+        VerifyReport,
     },
     generate::generate,
     output::{self, Screen, report},
@@ -67,7 +68,14 @@ fn dispatch(command: Command, home: &Path) -> Result<Code, Stop> {
         Command::Wait(args) => wait(home, args.name, args.timeout),
         Command::Log(args) => log(home, ControlRequest::Log { name: args.name, follow: args.follow }, args.json),
         Command::Verify(args) => verify(home, args.name, args.json),
-        Command::Mount(args) => plain(home, &ControlRequest::Mount { name: args.name, dir: absolute(&args.dir)? }),
+        Command::Mount(args) => {
+            let choice = MountChoice {
+                wait: args.waiting.choice(),
+                cache_bytes: args.cache_size.map(|size| size.as_u64()),
+                read_only: args.read_only,
+            };
+            plain(home, &ControlRequest::Mount { name: args.name, dir: absolute(&args.dir)?, choice })
+        }
         Command::Umount(args) => plain(home, &ControlRequest::Umount { target: umount_target(&args.target)? }),
         Command::Fsck(args) => plain(home, &ControlRequest::Fsck { name: args.name, rebuild: args.rebuild }),
         Command::Generate(args) => Ok(generate(args.what, &args.dir).map(|()| Code::Ok)?),

@@ -189,6 +189,8 @@ impl Apply {
             return;
         }
         let removed = self.removed_by_group();
+        let group = self.queue.iter().take(self.group);
+        let stores = last_stores(group.flat_map(|s| &s.records));
         let mut wait = None;
         let mut gone = false;
         let mut reason = String::new();
@@ -196,6 +198,10 @@ impl Apply {
             match result {
                 StageResult::Staged { as_of } => {
                     self.staged.insert(id, as_of);
+                }
+                StageResult::Left => {
+                    // What the group says of it is all that is known, whatever is staged later.
+                    self.staged.extend(stores.get(&id).map(|stored| (id, *stored)));
                 }
                 StageResult::Gone if removed.contains_key(&id) => {
                     self.staged.insert(id, removed[&id]);

@@ -172,6 +172,8 @@ pub enum StageResult {
         /// The version.
         as_of: Position,
     },
+    /// It is left where it is: this host is a client, and fetches it when it is used.
+    Left,
     /// It is being changed: a later record will tell.
     Changed,
     /// It is gone: a later record will tell.

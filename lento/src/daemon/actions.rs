@@ -1,5 +1,6 @@
 //! What the core wants done, done: each action starts something, whose end comes back as an event.
 
+use super::fileset::Forgetting;
 use super::input::{Call, Input};
 use super::mind::Mind;
 use super::{compare, stage};
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 /// Entries and objects in one invalidation, so that it fits a message.
 const INVALIDATIONS: usize = 512;
+/// How long a Presto that answers may take to have the kernel forget.
+const FORGET: Duration = Duration::from_secs(5);
 /// Time between two readings of a log that is being written; a change after a pause is told of at once.
 const DOORBELL_PAUSE: Duration = Duration::from_millis(3);
 /// Pause after something on the disk failed, before the core tries again.
@@ -196,6 +199,7 @@ impl Mind {
         let Some(set) = self.filesets.get(&fileset) else { return };
         let staged = set.staged.clone();
         let presto = set.presto.as_ref().map(|presto| presto.downcalls.clone());
+        let forgetting = set.forgetting.clone();
         self.disk(fileset, move |store| {
             let mut all = staged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let mine = all.remove(&from).unwrap_or_default();
@@ -203,7 +207,7 @@ impl Mind {
             let result = match outcome {
                 Ok(committed) => {
                     if let Some(presto) = presto {
-                        invalidate(committed, &presto);
+                        forget(committed, &presto, store.config().on_demand.then_some(&*forgetting));
                     }
                     CommitResult::Done
                 }
@@ -226,19 +230,34 @@ fn commit_failed(error: CommitError) -> CommitResult {
     }
 }
 
-/// Has the kernel forget what a commit changed. Not waited for: an entry's directory may be locked by a writer that is
-/// parked until this very commit has brought it the permit.
-pub(super) fn invalidate(committed: Committed, presto: &tokio::sync::mpsc::Sender<Downcall>) {
+/// Has the kernel forget what a commit changed, and on a client waits for it: what the holder takes for acknowledged is
+/// seen by no program any more. Presto answers even if an entry's directory is locked by a writer that is parked until this
+/// very commit has brought it the permit.
+fn forget(committed: Committed, presto: &tokio::sync::mpsc::Sender<Downcall>, wait: Option<&Forgetting>) {
+    let empty = committed.invalidate == lento_store::Invalidation::default();
+    let Some(forgetting) = wait.filter(|_| !empty) else { return invalidate(committed, presto, 0) };
+    let (token, ended) = forgetting.begin();
+    invalidate(committed, presto, token);
+    // An error is the end of Presto, and of what the kernel knew from it; a Presto that hangs serves nobody.
+    let _ = ended.recv_timeout(FORGET);
+}
+
+/// Has the kernel forget what was changed behind its caches; the last message has the token. Not waited for.
+pub(super) fn invalidate(committed: Committed, presto: &tokio::sync::mpsc::Sender<Downcall>, token: u64) {
     let invalid = committed.invalidate;
     let mut entries = invalid.entries.into_iter().peekable();
     let mut objects = invalid.objects.into_iter().peekable();
     let mut replaced = invalid.replaced.into_iter().peekable();
     while entries.peek().is_some() || objects.peek().is_some() || replaced.peek().is_some() {
+        let (some_entries, some_objects) =
+            (entries.by_ref().take(INVALIDATIONS).collect(), objects.by_ref().take(INVALIDATIONS).collect());
+        let some_replaced = replaced.by_ref().take(INVALIDATIONS).collect();
+        let last = entries.peek().is_none() && objects.peek().is_none() && replaced.peek().is_none();
         let downcall = Downcall::Invalidate {
-            token: 0,
-            entries: entries.by_ref().take(INVALIDATIONS).collect(),
-            objects: objects.by_ref().take(INVALIDATIONS).collect(),
-            replaced: replaced.by_ref().take(INVALIDATIONS).collect(),
+            token: if last { token } else { 0 },
+            entries: some_entries,
+            objects: some_objects,
+            replaced: some_replaced,
         };
         if presto.blocking_send(downcall).is_err() {
             return;

@@ -42,6 +42,12 @@ pub(super) fn start(mind: &mut Mind, fileset: FileSetId, from: HostId, objects: 
         let result = match connection {
             None => Err("not connected".to_owned()),
             Some(connection) => {
+                if store.config().on_demand {
+                    let result = super::demand::forget(store, connection, presto, (fileset, from));
+                    let result = result.map_err(|why| format!("{why:#}"));
+                    let _ = inputs.blocking_send(Input::Event(Event::Compared { fileset, from, result }));
+                    return;
+                }
                 let pace = Pace::new(if copying { "copying" } else { "comparing" });
                 let mut job = Job { store, connection, fileset, from, presto, inputs: inputs.clone(), pace, copying };
                 job.run(objects).map_err(|why| format!("{why:#}"))
@@ -100,7 +106,7 @@ impl Job {
         tracing::info!(fileset = %self.fileset, from = %self.from, ?report.created, ?report.fetched, ?report.same,
             ?report.removed, ?report.moved, kept = report.kept.len(), "compared");
         if let Some(presto) = &self.presto {
-            invalidate(Committed { upto: after, invalidate: report.invalidate }, presto);
+            invalidate(Committed { upto: after, invalidate: report.invalidate }, presto, 0);
         }
         if let Some((id, errno)) = report.failed.first() {
             let why = if *errno == 0 { "the transfer was interrupted" } else { nix::Error::from_raw(*errno).desc() };

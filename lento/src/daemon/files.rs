@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use lento_cli::control::WaitPolicy;
-use protocol::{FileSetId, FileSetName, HostName};
+use protocol::{Access, FileSetId, FileSetName, HostName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -49,6 +49,18 @@ pub(super) struct FileSetConfig {
     /// At the holder: hosts that were invited to it.
     #[serde(default)]
     pub(super) invited: BTreeSet<HostName>,
+    /// On a client: how it caches; the store is its cache.
+    #[serde(default)]
+    pub(super) client: Option<Client>,
+}
+
+/// How a client caches a file set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Client {
+    /// Bytes of contents that it keeps at most.
+    pub(super) cache_bytes: u64,
+    /// What the holder lets it do, or less.
+    pub(super) access: Access,
 }
 
 mod hex {
@@ -119,6 +131,7 @@ mod tests {
             copying: false,
             wait: WaitPolicy::Soft { timeout_ms: 30_000 },
             invited: BTreeSet::from(["b".parse().expect("legal")]),
+            client: Some(Client { cache_bytes: 1 << 30, access: Access::ReadOnly }),
         };
         store(home.path(), vec![config.clone()]).expect("written");
         assert_eq!(load(home.path()).expect("readable"), vec![config]);

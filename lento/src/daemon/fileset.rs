@@ -1,5 +1,6 @@
 //! One file set of this host while the daemon runs: its store, its Presto, its mount, and what is known of them.
 
+use super::demand::Demands;
 use super::files::FileSetConfig;
 use lento_cli::control::{MountState, Progress};
 use lento_core::PrestoEvent;
@@ -30,6 +31,43 @@ pub(super) struct FileSet {
     pub(super) measuring_log: bool,
     /// Whoever waits for Presto to have its log durable.
     pub(super) flushing: VecDeque<oneshot::Sender<Option<u64>>>,
+    /// On a client: what programs wait for.
+    pub(super) demands: Demands,
+    /// Commits that wait until the kernel has forgotten what they changed.
+    pub(super) forgetting: Arc<Forgetting>,
+}
+
+/// Who waits for which [`protocol::Upcall::Invalidated`].
+#[derive(Debug, Default)]
+pub(super) struct Forgetting(Mutex<(u64, BTreeMap<u64, std::sync::mpsc::Sender<()>>)>);
+
+impl Forgetting {
+    fn table(&self) -> std::sync::MutexGuard<'_, (u64, BTreeMap<u64, std::sync::mpsc::Sender<()>>)> {
+        // Each statement leaves it whole.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A token for an invalidation, not 0, and its end.
+    pub(super) fn begin(&self) -> (u64, std::sync::mpsc::Receiver<()>) {
+        let (done, ended) = std::sync::mpsc::channel();
+        let mut table = self.table();
+        table.0 += 1;
+        let token = table.0;
+        table.1.insert(token, done);
+        (token, ended)
+    }
+
+    /// The kernel has forgotten.
+    pub(super) fn end(&self, token: u64) {
+        if let Some(done) = self.table().1.remove(&token) {
+            let _ = done.send(());
+        }
+    }
+
+    /// Presto is gone, and with it all that the kernel remembered.
+    fn end_all(&self) {
+        self.table().1.clear();
+    }
 }
 
 /// A Presto that is connected.
@@ -72,12 +110,16 @@ impl FileSet {
             last_error: None,
             measuring_log: false,
             flushing: VecDeque::new(),
+            demands: Demands::default(),
+            forgetting: Arc::default(),
         }
     }
 
     /// Presto is gone: it answers nobody any more.
     pub(super) fn lose_presto(&mut self) {
         self.presto = None;
+        self.demands.begin_anew();
+        self.forgetting.end_all();
         for reply in self.flushing.drain(..) {
             let _ = reply.send(None);
         }

@@ -196,6 +196,7 @@ impl Mind {
                 let (mount_now, copying) = (config.mounted, config.copying);
                 self.filesets.entry(id).or_insert_with(|| FileSet::new(config));
                 self.go_to_work(id, open);
+                self.fetch_wanted(id);
                 let early = self.filesets.get_mut(&id).map(|set| std::mem::take(&mut set.early)).unwrap_or_default();
                 for event in early {
                     self.tell(Event::Presto { fileset: id, event });
@@ -322,8 +323,15 @@ impl Mind {
                 }
                 return;
             }
-            // What was invalidated needs no further step; waiting for it could wait for a parked writer's lock.
-            Upcall::Invalidated { .. } => return,
+            Upcall::Invalidated { token } => {
+                if let Some(set) = self.filesets.get(&fileset) {
+                    set.forgetting.end(token);
+                }
+                return;
+            }
+            Upcall::Fetch { object } => return self.want(fileset, object),
+            Upcall::Forgo { object } => return self.forgo(fileset, object),
+            Upcall::Evicted { evicted, kept } => return drop((evicted, kept)),
             Upcall::Orphaned { saved } => {
                 if let Some(set) = self.filesets.get_mut(&fileset) {
                     let dir = set.config.store.join(".intermezzo/conflicts");

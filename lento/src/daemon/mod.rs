@@ -6,6 +6,7 @@
 mod actions;
 mod compare;
 mod control;
+mod demand;
 mod error;
 mod fetchers;
 mod files;

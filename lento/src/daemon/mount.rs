@@ -168,6 +168,12 @@ impl Mount {
             .stderr(log)
             // Signals to the daemon's terminal are not for it.
             .process_group(0);
+        if let Some(client) = self.config.client {
+            command.arg("--on-demand");
+            if client.access == protocol::Access::ReadOnly {
+                command.arg("--read-only");
+            }
+        }
         if let Some(bottom) = self.bottom.get() {
             command.arg("--bottom").arg(format!("/proc/{}/fd/{}", std::process::id(), bottom.as_raw_fd()));
         }

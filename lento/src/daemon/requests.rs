@@ -5,7 +5,7 @@ use super::mind::{Mind, PeerView};
 use lento_core::Event;
 use lento_net::{NetEvent, Responder};
 use lento_transfer::{Stopped, list, manifest, serve};
-use protocol::{FileSetId, FileSetName, HostId, Refusal, Reply, Request};
+use protocol::{Access, FileSetId, FileSetName, HostId, Refusal, Reply, Request, Role};
 use std::time::Instant;
 use tokio::sync::oneshot;
 
@@ -16,6 +16,8 @@ impl Mind {
                 self.saw(host, None);
                 self.connected(host, &Ok(()));
                 self.tell(Event::PeerUp(host));
+                let all: Vec<FileSetId> = self.filesets.keys().copied().collect();
+                all.into_iter().for_each(|fileset| self.fetch_wanted(fileset));
             }
             NetEvent::Down { host, reason, .. } => {
                 self.saw(host, Some(reason.to_string()));
@@ -69,7 +71,7 @@ impl Mind {
                 let list = sets.map(|set| (set.config.id, set.config.name.clone())).collect();
                 answer(responder, &Reply::FileSets(list));
             }
-            Request::Replicate { name } => self.replicate_requested(host, &name, responder),
+            Request::Replicate { name, role } => self.replicate_requested(host, &name, role, responder),
             Request::DropReplica { fileset } => {
                 self.tell(Event::ReplicatorRemoved { host, fileset });
                 self.keep_received(fileset);
@@ -113,7 +115,7 @@ impl Mind {
         self.engine.status(fileset).is_some_and(|status| status.links.iter().any(|link| link.peer == host))
     }
 
-    fn replicate_requested(&mut self, host: HostId, name: &FileSetName, responder: Responder) {
+    fn replicate_requested(&mut self, host: HostId, name: &FileSetName, role: Role, responder: Responder) {
         let Some(fileset) = self.by_name(name) else { return refuse(responder, Refusal::NoFileSet) };
         if !self.may_replicate(host, fileset) {
             tracing::warn!(%host, %name, "a host that was not invited asked to replicate");
@@ -121,7 +123,8 @@ impl Mind {
         }
         self.tell(Event::ReplicatorAdded { host, fileset });
         self.keep_received(fileset);
-        answer(responder, &Reply::Replicating { fileset });
+        let _ = role;
+        answer(responder, &Reply::Replicating { fileset, access: Access::ReadWrite });
     }
 
     /// Answered when all replicators have what there is now.
@@ -151,7 +154,9 @@ impl Mind {
                 Request::Fetch { wanted, .. } => {
                     serve(&store, &wanted, records_follow, &mut emit).map(|()| Reply::Done)
                 }
-                Request::List { root, deep, .. } => list(&store, root, deep, &mut emit).map(|after| Reply::Listed { after }),
+                Request::List { root, deep, .. } => {
+                    list(&store, root, deep, &mut emit).map(|after| Reply::Listed { after })
+                }
                 _ => manifest(store.bottom(), &mut emit).map(|()| Reply::Done),
             };
             let reply = result.unwrap_or_else(|why| {

@@ -20,14 +20,23 @@ pub(super) fn start(mind: &mut Mind, fileset: FileSetId, from: HostId, wanted: V
     tokio::task::spawn_blocking(move || {
         let results = match connection {
             Some(connection) => {
+                let (wanted, left) = kept(&store, wanted);
                 let (fetched, why) = fetch(&store, &connection, fileset, wanted);
                 let mut all = staged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                settle(fetched, &why, all.entry(from).or_default())
+                let mut results = settle(fetched, &why, all.entry(from).or_default());
+                results.extend(left.into_iter().map(|id| (id, StageResult::Left)));
+                results
             }
             None => wanted.into_iter().map(|id| (id, StageResult::Failed("not connected".into()))).collect(),
         };
         let _ = inputs.blocking_send(Input::Event(Event::Staged { fileset, from, results }));
     });
+}
+
+/// On a client, parts what must be here at once from what is fetched when it is used.
+fn kept(store: &Store, wanted: Vec<ObjectId>) -> (Vec<ObjectId>, Vec<ObjectId>) {
+    // If it cannot be examined it is fetched, and the commit tells what is wrong.
+    wanted.into_iter().partition(|id| !store.config().on_demand || store.keeps_content(*id).unwrap_or(true))
 }
 
 fn settle(fetched: Vec<(ObjectId, Fetched)>, why: &str, staged: &mut Staged) -> BTreeMap<ObjectId, StageResult> {

@@ -80,6 +80,9 @@ impl Store {
         filler.root(true)?;
         filler.end(&mut |_| {})?;
         drop(index);
+        if config.on_demand {
+            bottom.set_absent(bottom.root()).map_err(StoreError::io("marking the root of the cache as absent"))?;
+        }
         Self::open(bottom, config)
     }
 

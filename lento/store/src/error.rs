@@ -115,6 +115,9 @@ pub enum CommitError {
     /// Records say that content was stored, and that content was not staged: it must be fetched first.
     #[error("the contents of {} objects were not staged, first {:?}: they must be fetched first", .0.len(), .0.first())]
     NotStaged(Vec<ObjectId>),
+    /// What was listed of a directory is older than what was applied meanwhile: list it again. Nothing was changed.
+    #[error("records overtook the listing of directory {0}: it is asked for again")]
+    Overtaken(ObjectId),
     /// The peer sent what no honest one sends. Nothing was changed.
     #[error("the peer misbehaved: {0}")]
     Peer(String),

@@ -145,6 +145,15 @@ impl Index {
         self.set_meta(key, &value.to_le_bytes())
     }
 
+    /// Objects that are not regular files, directories among them, and where they are.
+    pub(crate) fn directories(&self) -> Result<Vec<(ObjectId, Handle)>, StoreError> {
+        let mut query = self.db.prepare_cached("SELECT host, counter, handle FROM object WHERE size IS NULL")?;
+        let rows = query.query_map([], |row| {
+            Ok((ObjectId::new(read_host(row, 0)?, unsigned(row.get(1)?)), Handle(unsigned(row.get(2)?))))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     pub(crate) fn object(&self, id: ObjectId) -> Result<Option<Row>, StoreError> {
         let mut query = self.db.prepare_cached(
             "SELECT handle, stamp, epoch, number, size, secs, nanos, parent_host, parent_counter, name

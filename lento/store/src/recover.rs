@@ -27,6 +27,7 @@ impl Store {
                     let handle = self.bottom.handle(object.as_fd()).map_err(what())?;
                     let target = self.bottom.open(handle, OFlag::O_WRONLY).map_err(what())?;
                     copy_content(staged.as_fd(), target.as_fd(), start).map_err(what())?;
+                    nix::unistd::fsync(&target).map_err(|why| what()(why.into()))?;
                     sys::set_mtime(target.as_fd(), mtime).map_err(what())?;
                 }
                 (None, _) => {}

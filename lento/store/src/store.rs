@@ -6,7 +6,7 @@ use crate::history::open_log;
 use crate::index::{Index, KnownVersion, Row};
 use nix::fcntl::OFlag;
 use protocol::{FileSetId, HostId, Kind, Name, ObjectId, Position, Settled, Timestamp, VersionStamp};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -28,6 +28,8 @@ pub struct StoreConfig {
     pub index: PathBuf,
     /// Whether records that peers sent are kept for other peers. See [`Store::keep_received`].
     pub keep_received: bool,
+    /// Whether this is a client's cache: names and contents come when they are used.
+    pub on_demand: bool,
 }
 
 /// A file set on disk.
@@ -62,6 +64,17 @@ pub(crate) struct Writer {
     pub(crate) consumed: HashMap<Name, ObjectId>,
     /// Whether something may lie in limbo.
     pub(crate) limbo: bool,
+    /// Directories whose names are being asked for.
+    pub(crate) listings: HashMap<ObjectId, Asked>,
+}
+
+/// What was applied since the names of a directory were asked for.
+#[derive(Default)]
+pub(crate) struct Asked {
+    /// A record was passed over that concerns the names.
+    pub(crate) overtaken: bool,
+    /// Objects that records touched.
+    pub(crate) objects: HashSet<ObjectId>,
 }
 
 /// The readers that follow logs for peers, by the peer whose records are left out and the writer of the log: each goes
@@ -83,7 +96,15 @@ impl Store {
         let absorbed = Position::new(index.number(ABSORBED_EPOCH)?, index.number(ABSORBED)?);
         let own = modlog::Reader::open(open_log(&bottom, None)?);
         let unsynced = index.meta(crate::copying::UNSYNCED)?.is_some();
-        let writer = Writer { index, own, absorbed, received: BTreeMap::new(), consumed: HashMap::new(), limbo: true };
+        let writer = Writer {
+            index,
+            own,
+            absorbed,
+            received: BTreeMap::new(),
+            consumed: HashMap::new(),
+            limbo: true,
+            listings: HashMap::new(),
+        };
         let store = Self {
             bottom,
             keeping: AtomicBool::new(false),

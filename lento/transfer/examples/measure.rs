@@ -24,7 +24,13 @@ const CREDIT: usize = 32;
 
 fn config(dir: &Path, number: u32) -> Result<StoreConfig> {
     let index = dir.join(format!("index{number}"));
-    Ok(StoreConfig { fileset: FileSetId::from_bytes([1; 16]), host: HostId::new(number)?, index, keep_received: false })
+    Ok(StoreConfig {
+        fileset: FileSetId::from_bytes([1; 16]),
+        host: HostId::new(number)?,
+        index,
+        keep_received: false,
+        on_demand: false,
+    })
 }
 
 fn bottom(path: &Path) -> Result<Arc<Bottom>> {

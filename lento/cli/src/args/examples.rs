@@ -112,10 +112,12 @@ Example:
   lento verify web --json";
 
 pub(super) const MOUNT: &str = "\
-The mount comes back after a restart of the daemon or the host.
+The mount comes back after a restart of the daemon or the host. A file set that is not stored on this host is mounted as a
+client: names and contents come when they are used, and are kept in a cache below --home.
 
 Example:
-  lento mount web /srv/web";
+  lento mount web /srv/web
+  lento mount web /mnt/web --cache-size 20G --soft --timeout 30s";
 
 pub(super) const UMOUNT: &str = "\
 It stays unmounted until `lento mount`. Changes from other hosts are applied to the store all the same.

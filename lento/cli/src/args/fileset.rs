@@ -29,6 +29,14 @@ pub struct MountOptions {
     /// Where to mount it [default: over the store itself]
     #[arg(long, value_name = "DIR")]
     pub mount: Option<PathBuf>,
+    /// Waiting
+    #[command(flatten)]
+    pub waiting: WaitOptions,
+}
+
+/// What programs do that wait for the permit, or for what a client lacks.
+#[derive(Debug, Clone, Args)]
+pub struct WaitOptions {
     /// While another host has the permit and cannot be reached, writers wait; Ctrl-C interrupts them (the default)
     #[arg(long, conflicts_with = "soft")]
     pub hard: bool,
@@ -41,6 +49,18 @@ pub struct MountOptions {
 }
 
 impl MountOptions {
+    /// What the options say about waiting.
+    pub fn policy(&self) -> WaitPolicy {
+        self.waiting.policy()
+    }
+}
+
+impl WaitOptions {
+    /// What the options say, if they say anything.
+    pub fn choice(&self) -> Option<WaitPolicy> {
+        (self.hard || self.soft).then(|| self.policy())
+    }
+
     /// What the options say about waiting.
     pub fn policy(&self) -> WaitPolicy {
         if self.soft {

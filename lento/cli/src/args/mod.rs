@@ -5,7 +5,7 @@ mod examples;
 mod fileset;
 
 pub use duration::parse_duration;
-pub use fileset::{CreateArgs, FilesetCommand, ListArgs, MountOptions, RemoveArgs, ReplicateArgs};
+pub use fileset::{CreateArgs, FilesetCommand, ListArgs, MountOptions, RemoveArgs, ReplicateArgs, WaitOptions};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use protocol::{FileSetName, HostName};
@@ -60,7 +60,7 @@ pub enum Command {
     /// Compare a file set between its hosts, content and attributes
     #[command(after_help = examples::VERIFY)]
     Verify(VerifyArgs),
-    /// Mount a file set of this host
+    /// Mount a file set of this host, or of the cluster as a client
     #[command(after_help = examples::MOUNT)]
     Mount(MountArgs),
     /// Unmount a file set
@@ -168,6 +168,15 @@ pub struct MountArgs {
     pub name: FileSetName,
     /// Where; the store itself can be covered by its own mount
     pub dir: PathBuf,
+    /// On a client: bytes that the cache holds at most, as 500M or 20G [default: 20GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub cache_size: Option<bytesize::ByteSize>,
+    /// On a client: let nothing be changed
+    #[arg(long)]
+    pub read_only: bool,
+    /// Waiting
+    #[command(flatten)]
+    pub waiting: WaitOptions,
 }
 
 /// Options of `lento umount`.

@@ -31,6 +31,17 @@ pub enum WaitPolicy {
     },
 }
 
+/// How to mount; what is not said stays as it was, or is as it usually is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MountChoice {
+    /// For writers without the permit, and for whoever waits for what a client lacks.
+    pub wait: Option<WaitPolicy>,
+    /// Of a client: bytes of contents that its cache holds at most.
+    pub cache_bytes: Option<u64>,
+    /// Of a client: nothing can be changed.
+    pub read_only: bool,
+}
+
 /// What is to be unmounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -101,12 +112,14 @@ pub enum ControlRequest {
         /// Which.
         name: FileSetName,
     },
-    /// Mount a file set of this host.
+    /// Mount a file set of this host; one of the cluster that is not on this host is mounted as a client.
     Mount {
         /// Which.
         name: FileSetName,
         /// Where; remembered.
         dir: ByteText,
+        /// How; remembered.
+        choice: MountChoice,
     },
     /// Unmount; remembered, so it stays unmounted after a restart.
     Umount {

@@ -48,7 +48,17 @@ impl Mind {
         if mount != store && (mount.starts_with(&store) || store.starts_with(&mount)) {
             return Err(failed("the mount point and the store lie in one another: make them the same, or separate"));
         }
-        Ok(FileSetConfig { name, id, store, mount, mounted: false, copying: false, wait, invited: BTreeSet::new() })
+        Ok(FileSetConfig {
+            name,
+            id,
+            store,
+            mount,
+            mounted: false,
+            copying: false,
+            wait,
+            invited: BTreeSet::new(),
+            client: None,
+        })
     }
 
     pub(super) fn create(

@@ -1,6 +1,7 @@
 //! The command socket: one request a connection, answered by a stream of events.
 
 mod check;
+mod client;
 mod create;
 mod log;
 mod mounts;
@@ -111,7 +112,7 @@ impl Mind {
             ControlRequest::Wait { name, timeout_ms } => self.wait(&name, timeout_ms, answers),
             ControlRequest::Log { name, follow } => self.show_log(&name, follow, answers),
             ControlRequest::Verify { name } => self.verify(&name, answers),
-            ControlRequest::Mount { name, dir } => self.mount(&name, &dir, answers),
+            ControlRequest::Mount { name, dir, choice } => self.mount(name, &dir, choice, answers),
             ControlRequest::Umount { target } => self.umount(&target, answers),
             ControlRequest::Fsck { name, rebuild } => self.fsck(&name, rebuild, answers),
         }

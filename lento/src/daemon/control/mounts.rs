@@ -4,12 +4,16 @@ use super::{conclude, end};
 use crate::daemon::error::{failed, hinted, no_fileset};
 use crate::daemon::input::Answers;
 use crate::daemon::mind::Mind;
-use lento_cli::control::{ByteText, Code, ControlEvent, Failure, MountState, UmountTarget};
-use protocol::{FileSetId, FileSetName};
+use lento_cli::control::{ByteText, Code, ControlEvent, Failure, MountChoice, MountState, UmountTarget};
+use protocol::{Access, FileSetId, FileSetName};
 use tokio::sync::oneshot;
 
 impl Mind {
-    pub(super) fn mount(&mut self, name: &FileSetName, dir: &ByteText, answers: Answers) {
+    pub(super) fn mount(&mut self, name: FileSetName, dir: &ByteText, choice: MountChoice, answers: Answers) {
+        if self.by_name(&name).is_none() {
+            return self.mount_as_client(name, dir, choice, answers);
+        }
+        let name = &name;
         let prepared = (|| {
             let id = self.by_name(name).ok_or_else(|| no_fileset(name))?;
             let set = self.filesets.get_mut(&id).ok_or_else(|| no_fileset(name))?;
@@ -26,6 +30,21 @@ impl Mind {
             if dir != set.config.store && (dir.starts_with(&set.config.store) || set.config.store.starts_with(dir)) {
                 return Err(failed("the mount point and the store lie in one another"));
             }
+            match &mut set.config.client {
+                Some(client) => {
+                    client.cache_bytes = choice.cache_bytes.unwrap_or(client.cache_bytes);
+                    if choice.read_only {
+                        client.access = Access::ReadOnly;
+                    }
+                }
+                None if choice.read_only || choice.cache_bytes.is_some() => {
+                    return Err(failed(format!(
+                        "{name} is stored on this host: it has no cache, and is not read-only"
+                    )));
+                }
+                None => {}
+            }
+            set.config.wait = choice.wait.unwrap_or(set.config.wait);
             set.config.mount = dir.to_owned();
             (set.config.mounted, set.config.copying) = (true, false);
             Ok(id)

@@ -25,7 +25,7 @@ pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, Failure> {
 /// What a store of this file set is opened with.
 pub(super) fn store_config(home: &Path, host: HostId, config: &FileSetConfig) -> StoreConfig {
     let index = home.join(format!("fsdb/{}.db", config.id));
-    StoreConfig { fileset: config.id, host, index, keep_received: false }
+    StoreConfig { fileset: config.id, host, index, keep_received: false, on_demand: config.client.is_some() }
 }
 
 /// Reads what the core needs to go to work.

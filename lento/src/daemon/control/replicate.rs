@@ -12,7 +12,7 @@ use lento_cli::control::{ByteText, ControlEvent, Failure, WaitPolicy};
 use lento_core::Saved;
 use lento_net::{Connection, Member};
 use lento_store::{Bottom, Store};
-use protocol::{FileSetId, FileSetName, HostId, Reply, Request};
+use protocol::{Access, FileSetId, FileSetName, HostId, Reply, Request, Role};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl Mind {
         tokio::spawn(async move {
             let result = async {
                 let mut config = prepared?;
-                let (holder, fileset) = register(&inputs, me, members, &name).await?;
+                let (holder, fileset, _) = register(&inputs, me, members, &name, Role::Replicator).await?;
                 config.id = fileset;
                 config.copying = true;
                 let making = config.clone();
@@ -111,12 +111,13 @@ impl Mind {
 }
 
 /// Finds the host that holds the file set among those that are known, and registers there.
-async fn register(
+pub(super) async fn register(
     inputs: &mpsc::Sender<Input>,
     me: HostId,
     members: Vec<Member>,
     name: &FileSetName,
-) -> Result<(HostId, FileSetId), Failure> {
+    role: Role,
+) -> Result<(HostId, FileSetId, Access), Failure> {
     let mut reasons = Vec::new();
     for member in members.into_iter().filter(|member| member.host != me) {
         let connection = match connect(inputs, &member).await {
@@ -126,20 +127,20 @@ async fn register(
                 continue;
             }
         };
-        match ask(&connection, Request::Replicate { name: name.clone() }).await {
-            Ok(Reply::Replicating { fileset }) => return Ok((member.host, fileset)),
+        match ask(&connection, Request::Replicate { name: name.clone(), role }).await {
+            Ok(Reply::Replicating { fileset, access }) => return Ok((member.host, fileset, access)),
             Ok(Reply::Refused(refusal)) => reasons.push(format!("{}: {refusal}", member.name)),
             Ok(other) => reasons.push(format!("{} gave a strange answer: {other:?}", member.name)),
             Err(why) => reasons.push(format!("{}: {why}", member.name)),
         }
     }
     Err(hinted(
-        format!("no host could be found that holds {name} and lets this host replicate it ({})", reasons.join("; ")),
+        format!("no host could be found that holds {name} and lets this host have it ({})", reasons.join("; ")),
         "is the daemon of its host running, and was the ticket for this file set?",
     ))
 }
 
-async fn ask(connection: &Connection, request: Request) -> Result<Reply, lento_net::NetError> {
+pub(super) async fn ask(connection: &Connection, request: Request) -> Result<Reply, lento_net::NetError> {
     connection.request(&request)?.reply().await
 }
 

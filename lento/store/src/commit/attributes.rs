@@ -77,7 +77,7 @@ impl Commit<'_> {
         attr: &Attr,
         changed: bool,
     ) -> Result<bool, StoreError> {
-        if !changed && attr.kind != Kind::Directory {
+        if self.store.config.on_demand || (!changed && attr.kind != Kind::Directory) {
             return Ok(false);
         }
         let what = || StoreError::io(format!("writing the stamp of object {}", settled.id));

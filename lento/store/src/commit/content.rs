@@ -103,6 +103,7 @@ impl Commit<'_> {
         let what = || format!("copying the content of object {id} into its inode");
         let target = self.store.bottom.open(handle, OFlag::O_WRONLY).map_err(StoreError::io(what()))?;
         copy_content(staged.as_fd(), target.as_fd(), copy.start).map_err(StoreError::io(what()))?;
+        fsync(&target).map_err(StoreError::io(what()))?;
         self.outfit(id, target.as_fd(), at, false)?;
         self.dressed.insert(id);
         self.invalidate.objects.push(handle);
@@ -138,7 +139,7 @@ impl Commit<'_> {
     }
 }
 
-/// Makes the content of `to` from `start` on that of `from`, holes included, and makes it durable.
+/// Makes the content of `to` from `start` on that of `from`, holes included.
 pub(crate) fn copy_content(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64) -> io::Result<()> {
     let end = nix::sys::stat::fstat(from)?.st_size;
     let mut at = start.try_into().unwrap_or(end);
@@ -158,8 +159,7 @@ pub(crate) fn copy_content(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64)
         copy_range(from, to, data, hole)?;
         at = hole;
     }
-    ftruncate(to, end)?;
-    Ok(fsync(to)?)
+    Ok(ftruncate(to, end)?)
 }
 
 /// Makes a hole, as far as the file reaches.

@@ -9,6 +9,7 @@
 mod attributes;
 mod check;
 mod content;
+mod demand;
 mod dirs;
 mod object;
 mod place;
@@ -31,6 +32,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
 pub(crate) use content::copy_content;
+pub(crate) use demand::set_size;
 
 /// A group that was committed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,6 +73,10 @@ struct Commit<'a> {
     limbo: &'a mut bool,
     /// Counts names in limbo.
     serial: u64,
+    /// Whether what is applied comes from a listing.
+    repair: bool,
+    /// In a client's cache: whether the names of a directory are here.
+    complete: HashMap<ObjectId, bool>,
     invalidate: Invalidation,
 }
 
@@ -87,10 +93,18 @@ impl Store {
     /// nothing was changed; after the others a part may be visible, and the same group, with the same staged files,
     /// must be committed again.
     pub fn commit(&self, shipments: &[Shipment], staged: &Staged) -> Result<Committed, CommitError> {
+        self.commit_into(&mut lock(&self.writer), shipments, staged)
+    }
+
+    pub(crate) fn commit_into(
+        &self,
+        writer: &mut Writer,
+        shipments: &[Shipment],
+        staged: &Staged,
+    ) -> Result<Committed, CommitError> {
         let group = Group::new(shipments, self.config.fileset, self.config.host)?;
         let upto = group.upto;
-        let mut guard = lock(&self.writer);
-        let Writer { index, consumed, limbo, received, .. } = &mut *guard;
+        let Writer { index, consumed, limbo, received, listings, .. } = writer;
         let mut commit = Commit {
             store: self,
             index,
@@ -104,6 +118,8 @@ impl Store {
             copied: Vec::new(),
             limbo,
             serial: 0,
+            repair: false,
+            complete: HashMap::new(),
             invalidate: Invalidation::default(),
         };
         commit.rows.look_ahead(commit.group.touched.iter().copied())?;
@@ -115,7 +131,12 @@ impl Store {
             }
             return Err(error);
         }
-        let Commit { mut rows, made, copied, invalidate, .. } = commit;
+        let Commit { mut rows, made, copied, invalidate, complete, group, .. } = commit;
+        for (directory, asked) in listings.iter_mut().filter(|_| shipments.iter().any(|shipment| !is_repair(shipment)))
+        {
+            asked.overtaken |= complete.get(directory) == Some(&false);
+            asked.objects.extend(&group.touched);
+        }
         let keeping = self.keeping.load(Ordering::Acquire);
         if keeping {
             for shipment in shipments.iter().filter(|shipment| !is_repair(shipment)) {
@@ -171,6 +192,9 @@ fn advance(index: &Index, shipments: &[Shipment]) -> Result<(), StoreError> {
 impl Commit<'_> {
     /// Refuses a group that presupposes objects or contents that are not here.
     fn check_presence(&mut self, shipments: &[Shipment]) -> Result<(), CommitError> {
+        if self.store.config.on_demand {
+            return Ok(());
+        }
         let mut present: HashSet<ObjectId> = HashSet::new();
         let mut missing = Vec::new();
         for record in shipments.iter().flat_map(|shipment| &shipment.records) {
@@ -201,18 +225,31 @@ impl Commit<'_> {
     }
 
     fn apply(&mut self, shipments: &[Shipment]) -> Result<(), CommitError> {
-        for (place, record) in shipments.iter().flat_map(|shipment| &shipment.records).enumerate() {
-            self.apply_record(place, record)?;
+        let mut place = 0;
+        for shipment in shipments {
+            self.repair = is_repair(shipment);
+            for record in &shipment.records {
+                if self.store.config.on_demand {
+                    self.apply_on_demand(place, record)?;
+                } else {
+                    self.apply_here(place, record)?;
+                }
+                place += 1;
+            }
         }
         self.dress_all()?;
         self.empty_limbo()
     }
 
-    fn apply_record(&mut self, place: usize, record: &Record) -> Result<(), CommitError> {
+    fn apply_here(&mut self, place: usize, record: &Record) -> Result<(), CommitError> {
         let at = record.position();
         match &record.op {
             Op::Create { parent, name, id, .. } => self.create(*id, (*parent, name), object::New::File, at),
-            Op::Mkdir { parent, name, id, .. } => self.create(*id, (*parent, name), object::New::Directory, at),
+            Op::Mkdir { parent, name, id, .. } => {
+                let unlisted = self.repair && self.store.config.on_demand;
+                let new = if unlisted { object::New::Unlisted } else { object::New::Directory };
+                self.create(*id, (*parent, name), new, at)
+            }
             Op::Symlink { parent, name, id, target } => {
                 self.create(*id, (*parent, name), object::New::Symlink(target), at)
             }
@@ -230,6 +267,9 @@ impl Commit<'_> {
                 self.rename(*id, (*parent, name), (*to_parent, to_name), *other)
             }
             Op::Store { id, .. } if self.group.stored.get(id).is_some_and(|(last, _)| *last == place) => {
+                if self.store.config.on_demand && self.staged.get(*id).is_none() {
+                    return if self.made.contains(id) { Ok(()) } else { self.lose_content(*id, at) };
+                }
                 self.store_content(*id)
             }
             Op::Setattr { .. }
@@ -278,6 +318,10 @@ impl Commit<'_> {
 
     /// Whether an object in limbo will be given a place by records to come.
     fn is_awaited(&mut self, fd: BorrowedFd<'_>) -> Result<bool, CommitError> {
+        if self.store.config.on_demand {
+            // Where its names are not here, it will be found again when they are asked for.
+            return Ok(false);
+        }
         let Some(id) = self.id_of(fd)? else { return Ok(false) };
         let stat = self.store.bottom.stat(fd).map_err(StoreError::io("examining an object in limbo"))?;
         let directory = Kind::from_mode(stat.st_mode) == Some(Kind::Directory);

@@ -18,7 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 /// The name in the staging directory of what is being made ready.
-const NEW: &CStr = c".new";
+pub(super) const NEW: &CStr = c".new";
 
 /// An entry: its directory and its name.
 pub(super) type Place<'a> = (ObjectId, &'a Name);
@@ -28,12 +28,18 @@ pub(super) type Place<'a> = (ObjectId, &'a Name);
 pub(super) enum New<'a> {
     File,
     Directory,
+    /// A directory whose names are not here.
+    Unlisted,
     Symlink(&'a [u8]),
     /// A special file: type bits, and device number.
     Node(u32, u64),
 }
 
 impl New<'_> {
+    fn is_directory(self) -> bool {
+        matches!(self, Self::Directory | Self::Unlisted)
+    }
+
     pub(super) fn node(mode: u32, rdev: u64) -> Self {
         if Kind::from_mode(mode) == Some(Kind::File) { Self::File } else { Self::Node(mode & 0o170_000, rdev) }
     }
@@ -121,7 +127,7 @@ impl Commit<'_> {
             return self.link(id, (parent, name));
         }
         // Nobody will ask for it again. A directory may yet have things in it that are moved out.
-        if !self.group.settled.contains_key(&id) && !matches!(new, New::Directory) {
+        if !self.group.settled.contains_key(&id) && !new.is_directory() {
             return Ok(());
         }
         let (prepared, source) = self.prepare(id, new, at)?;
@@ -146,7 +152,7 @@ impl Commit<'_> {
                 Err(errno) => return Err(failed(id, name)(errno).into()),
             }
         }
-        Ok(self.placed(id, (parent, name), &dir, prepared.filter(|_| matches!(new, New::Directory)))?)
+        Ok(self.placed(id, (parent, name), &dir, prepared.filter(|_| new.is_directory()))?)
     }
 
     /// Notes that what was prepared has its name; a directory is open.
@@ -160,6 +166,8 @@ impl Commit<'_> {
         if directory.is_none() && self.staged.get(id).is_some() {
             self.made.insert(id);
             self.consume(id)?;
+        } else if self.store.config.on_demand {
+            self.made.insert(id);
         }
         if let Some(row) = self.rows.get_mut(id)? {
             row.place = Some((parent, name.clone()));
@@ -229,7 +237,18 @@ impl Commit<'_> {
         };
         let (fd, source) = match staged {
             Some(staged) => staged,
-            None => (self.make(id, new)?, NEW.to_owned()),
+            None => {
+                let fd = self.make(id, new)?;
+                match new {
+                    New::File if self.store.config.on_demand => self.make_stub(id, fd.as_fd())?,
+                    New::Unlisted => {
+                        let marked = self.store.bottom.set_absent(fd.as_fd());
+                        marked.map_err(StoreError::io(format!("marking directory {id} as absent")))?;
+                    }
+                    _ => {}
+                }
+                (fd, NEW.to_owned())
+            }
         };
         self.outfit(id, fd.as_fd(), at, true)?;
         Ok((Some(fd), source))
@@ -255,7 +274,10 @@ impl Commit<'_> {
             attr = protocol::Attr { size: attr.size, rdev: attr.rdev, ..settled.attr };
         }
         let stamp = settled.map(|settled| settled.stamp.clone()).unwrap_or_default();
-        let committed = settled.map(|_| CommittedVersion { stamp: stamp.clone(), size: attr.size, mtime: attr.mtime });
+        // In a cache the room in the inode is for the mark of what is absent.
+        let settled_here = settled.filter(|_| !self.store.config.on_demand);
+        let committed =
+            settled_here.map(|_| CommittedVersion { stamp: stamp.clone(), size: attr.size, mtime: attr.mtime });
         self.store
             .bottom
             .set_identity(fd, &Identity { id, committed })
@@ -286,14 +308,14 @@ impl Commit<'_> {
     }
 
     /// Makes an object without content in the staging directory.
-    fn make(&self, id: ObjectId, new: New<'_>) -> Result<OwnedFd, CommitError> {
+    pub(super) fn make(&self, id: ObjectId, new: New<'_>) -> Result<OwnedFd, CommitError> {
         let staging = self.store.bottom.staging();
         let private = Mode::S_IRUSR | Mode::S_IWUSR;
         loop {
             let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
             let made = match new {
                 New::File => openat(staging, NEW, flags, private).map(Some),
-                New::Directory => mkdirat(staging, NEW, Mode::S_IRWXU).map(|()| None),
+                New::Directory | New::Unlisted => mkdirat(staging, NEW, Mode::S_IRWXU).map(|()| None),
                 New::Symlink(target) => symlinkat(OsStr::from_bytes(target), staging, NEW).map(|()| None),
                 New::Node(kind, rdev) => {
                     mknodat(staging, NEW, SFlag::from_bits_truncate(kind), private, rdev).map(|()| None)
@@ -303,7 +325,7 @@ impl Commit<'_> {
                 Ok(Some(fd)) => return Ok(fd),
                 Ok(None) => {
                     let flags = match new {
-                        New::Directory => OFlag::O_RDONLY | OFlag::O_DIRECTORY,
+                        New::Directory | New::Unlisted => OFlag::O_RDONLY | OFlag::O_DIRECTORY,
                         _ => OFlag::O_PATH,
                     };
                     return Ok(open_name(staging, NEW, flags).map_err(StoreError::io("opening a new object"))?);

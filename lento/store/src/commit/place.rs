@@ -222,7 +222,12 @@ impl Commit<'_> {
     }
 
     /// Takes a name from an object whose new place is not to be had: a record that follows has another for it.
-    fn leave(&mut self, id: ObjectId, (dir, name): (&Dir, &Name), fd: BorrowedFd<'_>) -> Result<(), CommitError> {
+    pub(super) fn leave(
+        &mut self,
+        id: ObjectId,
+        (dir, name): (&Dir, &Name),
+        fd: BorrowedFd<'_>,
+    ) -> Result<(), CommitError> {
         let stat = self.store.bottom.stat(fd).map_err(StoreError::io(format!("examining object {id}")))?;
         if stat.st_nlink == 1 || Kind::from_mode(stat.st_mode) == Some(Kind::Directory) {
             return Ok(self.set_aside(dir, name, fd)?);

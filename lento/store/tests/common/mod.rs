@@ -1,6 +1,8 @@
 //! A source that journals like Presto, a replica, and the comparison of their trees.
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub)]
 
+pub mod steps;
+
 use lento_store::{Bottom, CommitError, Committed, History, Identity, Staged, StagedFile, Store, StoreConfig};
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use nix::sys::stat::{Mode, SFlag, mknod};
@@ -29,14 +31,20 @@ pub fn bottom(path: &Path) -> Arc<Bottom> {
 }
 
 pub fn config(dir: &Path, host_id: u32) -> StoreConfig {
-    StoreConfig { fileset: FILESET, host: host(host_id), index: dir.join("index"), keep_received: false }
+    StoreConfig {
+        fileset: FILESET,
+        host: host(host_id),
+        index: dir.join("index"),
+        keep_received: false,
+        on_demand: false,
+    }
 }
 
 /// A store in a temporary directory: `root` is the bottom, `home` has the index.
 pub struct Side {
     pub home: TempDir,
     pub root: PathBuf,
-    pub store: Store,
+    pub store: Arc<Store>,
 }
 
 impl Side {
@@ -46,7 +54,7 @@ impl Side {
         fs::create_dir(&root).unwrap();
         fill(&root);
         let store = Store::adopt(bottom(&root), config(home.path(), host_id), &mut |_| {}).unwrap();
-        Self { home, root, store }
+        Self { home, root, store: Arc::new(store) }
     }
 
     pub fn create(host_id: u32) -> Self {
@@ -54,7 +62,17 @@ impl Side {
         let root = home.path().join("root");
         fs::create_dir(&root).unwrap();
         let store = Store::create(bottom(&root), config(home.path(), host_id)).unwrap();
-        Self { home, root, store }
+        Self { home, root, store: Arc::new(store) }
+    }
+
+    /// A client's cache.
+    pub fn client(host_id: u32) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let config = StoreConfig { on_demand: true, ..config(home.path(), host_id) };
+        let store = Store::create(bottom(&root), config).unwrap();
+        Self { home, root, store: Arc::new(store) }
     }
 
     pub fn reopen(self) -> Self {
@@ -62,7 +80,7 @@ impl Side {
         let config = store.config().clone();
         drop(store);
         let store = Store::open(bottom(&root), config).unwrap();
-        Self { home, root, store }
+        Self { home, root, store: Arc::new(store) }
     }
 
     pub fn identity(&self, path: &str) -> Option<Identity> {

@@ -43,7 +43,7 @@ impl Comparer {
         winner: Option<&VersionStamp>,
     ) -> Result<bool, TransferError> {
         let attr = self.attr(file)?;
-        if attr.kind != Kind::File || attr.size == 0 {
+        if attr.kind != Kind::File || attr.size == 0 || self.is_absent(file)? {
             return Ok(false);
         }
         let Some(id) = id.filter(|_| !self.options.keep_losers) else { return Ok(true) };
@@ -62,6 +62,12 @@ impl Comparer {
         let identity = self.store.bottom().identity(file.as_fd()).map_err(failed)?;
         let committed = identity.and_then(|identity| identity.committed);
         Ok(committed.is_some_and(|version| (version.size, version.mtime) == (attr.size, attr.mtime)))
+    }
+
+    /// Whether there is no content that could be lost.
+    fn is_absent(&self, file: &File) -> Result<bool, TransferError> {
+        let failed = |why: io::Error| TransferError::io("examining a file that is replaced", Fault::from(why).0);
+        Ok(self.store.config().on_demand && self.store.bottom().is_absent(file.as_fd()).map_err(failed)?)
     }
 
     fn attr(&self, file: &File) -> Result<Attr, TransferError> {

@@ -8,7 +8,7 @@ use super::{
 use crate::error::{Fault, TransferError};
 use lento_store::{Identity, StoreError};
 use nix::fcntl::OFlag;
-use protocol::{Kind, Listing, ListingEntry, Name, ObjectId, Op, Position, Settled};
+use protocol::{Kind, Listing, ListingEntry, Name, ObjectId, Op, Settled};
 use std::{
     collections::{HashMap, HashSet},
     io,
@@ -135,7 +135,7 @@ impl Comparer {
         }
         if self.store.object_stamp(settled.id)?.is_none() {
             // The index has lost it.
-            self.push(Position::START, creation(settled, directory, name.clone()), &[settled]);
+            self.push(self.at(), creation(settled, directory, name.clone()), &[settled]);
         }
         self.known(settled, Entries::Unread, self.is_late(directory));
         self.compare(settled, &local)?;
@@ -144,7 +144,7 @@ impl Comparer {
 
     /// Remembers a directory.
     fn known(&mut self, settled: &Settled, state: Entries, late: bool) {
-        if settled.attr.kind == Kind::Directory {
+        if settled.attr.kind == Kind::Directory && (self.options.names_only.is_none() || settled.id == self.root) {
             self.open += 1;
             self.directories.insert(settled.id, Directory { settled: settled.clone(), state, late });
         }
@@ -164,6 +164,10 @@ impl Comparer {
     }
 
     fn want(&mut self, settled: &Settled, exists: bool, places: Vec<(ObjectId, Name)>, deferred: bool) {
+        if self.options.names_only.is_some() {
+            let (id, size, mtime) = (settled.id, settled.attr.size, settled.attr.mtime);
+            return self.push(self.at(), Op::Store { id, size, mtime }, &[settled]);
+        }
         self.progress.wanted.0 += 1;
         self.progress.wanted.1 += settled.attr.size;
         self.wanted.push(settled.id);
@@ -217,7 +221,7 @@ impl Comparer {
         }
         if let Some(local) = self.adopt(directory, &name, &settled, here)? {
             self.report.adopted += 1;
-            self.push(Position::START, creation(&settled, directory, name), &[&settled]);
+            self.push(self.at(), creation(&settled, directory, name), &[&settled]);
             self.known(&settled, Entries::Unread, self.is_late(directory));
             if settled.attr.kind == Kind::File {
                 self.want(&settled, true, Vec::new(), false);
@@ -264,7 +268,7 @@ impl Comparer {
         let late = moves && self.is_late(directory);
         let at_once = self.claim(directory, name) && !late;
         if at_once {
-            self.push(Position::START, op, &[settled]);
+            self.push(self.at(), op, &[settled]);
         } else {
             self.deferred.push(Deferred::Op(Box::new((op, settled.clone()))));
         }
@@ -278,7 +282,7 @@ impl Comparer {
     /// Makes a new object; a file with content when that has come.
     fn make(&mut self, directory: ObjectId, name: Name, settled: Settled) {
         self.report.created += 1;
-        if settled.attr.kind == Kind::File && settled.attr.size > 0 {
+        if settled.attr.kind == Kind::File && settled.attr.size > 0 && self.options.names_only.is_none() {
             let deferred = !self.claim(directory, &name);
             if deferred {
                 self.deferred.push(Deferred::Content(settled.id));

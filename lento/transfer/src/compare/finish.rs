@@ -52,7 +52,7 @@ impl Comparer {
                 self.report.failed.push((id, 0));
             }
         }
-        if self.report.failed.is_empty() && self.root == ObjectId::ROOT {
+        if self.report.failed.is_empty() && self.root == ObjectId::ROOT && self.options.names_only.is_none() {
             self.store.set_applied(self.source, after)?;
         }
         Ok(std::mem::take(&mut self.report))
@@ -69,7 +69,7 @@ impl Comparer {
             match deferred {
                 Deferred::Op(op) => {
                     let (op, settled) = *op;
-                    self.push(Position::START, op, &[&settled]);
+                    self.push(self.at(), op, &[&settled]);
                 }
                 Deferred::Content(id) => {
                     if let Some(arrived) = self.held.remove(&id)
@@ -115,7 +115,7 @@ impl Comparer {
     /// Removes what is left in limbo, of this comparison or of one that was interrupted, and that the source does not
     /// have.
     fn empty_limbo(&mut self) -> Result<(), TransferError> {
-        if self.root != ObjectId::ROOT {
+        if self.root != ObjectId::ROOT || self.options.names_only.is_some() {
             // What is there may be below another root.
             return Ok(());
         }
@@ -234,7 +234,7 @@ impl Comparer {
         if let (Some(parent), Some(id)) = (parent, id) {
             let name = name.clone();
             let op = if directory { Op::Rmdir { parent, name, id } } else { Op::Unlink { parent, name, id } };
-            self.push(Position::START, op, &[]);
+            self.push(self.at(), op, &[]);
             return Ok(());
         }
         // What is below it may yet wait to be committed.

@@ -31,6 +31,10 @@ pub struct CompareOptions {
     pub keep_losers: bool,
     /// Believe of no content that it is what the index says, as a copy was lost before it was synced.
     pub distrust: bool,
+    /// For a client's cache (FetchDir): what is in one directory is listed, and only that; contents are not wanted, and
+    /// what is in directories is not either. The source stood here when it began to list, and
+    /// [`Store::begin_listing`] was called before it was asked.
+    pub names_only: Option<Position>,
 }
 
 /// How far a comparison is, for people.
@@ -213,7 +217,12 @@ impl Comparer {
     /// Gives an object the attributes that it has at the source.
     fn touch(&mut self, settled: &Settled) {
         let op = Op::Setattr { id: settled.id, change: Default::default(), before: Default::default() };
-        self.batch.push(Position::START, op, [settled]);
+        self.batch.push(self.at(), op, [settled]);
+    }
+
+    /// Where records stand that are made of a listing.
+    fn at(&self) -> Position {
+        self.options.names_only.unwrap_or(Position::START)
     }
 
     /// Commits what was collected.
@@ -223,7 +232,11 @@ impl Comparer {
         }
         let fileset = self.store.config().fileset;
         let (shipments, staged) = std::mem::take(&mut self.batch).into_shipments(fileset, self.source);
-        let committed = self.store.commit(&shipments, &staged)?;
+        let committed = if self.options.names_only.is_some() {
+            self.store.commit_listing(self.root, &shipments)?
+        } else {
+            self.store.commit(&shipments, &staged)?
+        };
         self.report.invalidate.entries.extend(committed.invalidate.entries);
         self.report.invalidate.objects.extend(committed.invalidate.objects);
         self.report.invalidate.replaced.extend(committed.invalidate.replaced);

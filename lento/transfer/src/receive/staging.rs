@@ -170,6 +170,9 @@ pub(super) fn sync(staging: BorrowedFd<'_>, name: &Name) -> Result<(), Errno> {
 /// The version of a file that is here, of at least `least` bytes, with its time of modification.
 pub(super) fn old_version(store: &Store, id: ObjectId, least: u64) -> Option<(Old, Timestamp)> {
     let fd = store.open_object(id, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NOATIME).ok()?;
+    if store.config().on_demand && store.bottom().is_absent(fd.as_fd()).unwrap_or(true) {
+        return None;
+    }
     let attr = store.bottom().attr(fd.as_fd()).ok()?;
     (attr.kind == Kind::File && attr.size >= least).then(|| (Old { file: File::from(fd), size: attr.size }, attr.mtime))
 }

@@ -75,6 +75,7 @@ impl Side {
             host: host(number),
             index: dir.path().join("index"),
             keep_received: false,
+            on_demand: false,
         };
         let bottom = Bottom::new(File::open(&root).expect("it exists").into()).expect("it is on ext4");
         let store = make(Arc::new(bottom), config).expect("the store is made");

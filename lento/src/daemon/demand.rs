@@ -1,0 +1,346 @@
+//! FetchFile and FetchDir (paper: "Journaling updates and filtering access"): what programs on a client's mount wait for
+//! is fetched from the holder, and Presto is told.
+//!
+//! Requests for one object share one fetch. What cannot be had because the holder is not connected is asked for again when
+//! it is; it is Presto that ends the waiting of its callers.
+
+use super::actions::invalidate;
+use super::input::Input;
+use super::mind::Mind;
+use super::stage::rounds;
+use crate::daemon::input::Call;
+use lento_net::Connection;
+use lento_store::{CommitError, Committed, Filled, Invalidation, Store, StoreError, Wanting};
+use lento_transfer::{CompareOptions, Comparer, Fetched, Receiver, TransferError};
+use protocol::{Downcall, FileSetId, Handle, HostId, Kind, ObjectId, Position, Reply, Request, limits};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Fetches of one file set that may be under way.
+const FETCHES: usize = 8;
+/// Files that are fetched in one request.
+const BATCH_FILES: usize = 256;
+/// How long records may take that tell of a version which came before them.
+const RECORDS: Duration = Duration::from_secs(2);
+/// Listings of a directory that changes meanwhile, before it is tried again later.
+const LISTINGS: u32 = 8;
+
+/// What programs on a client's mount wait for.
+#[derive(Debug, Default)]
+pub(super) struct Demands {
+    /// Wanted, and not being fetched.
+    waiting: BTreeSet<Handle>,
+    /// Being fetched.
+    under_way: BTreeSet<Handle>,
+    fetches: usize,
+}
+
+impl Demands {
+    /// Presto begins anew, and says again what its callers wait for.
+    pub(super) fn begin_anew(&mut self) {
+        self.waiting.clear();
+    }
+}
+
+/// What became of a fetch.
+enum Outcome {
+    /// It is here, or cannot be had: errno.
+    Answer(i32),
+    /// It is tried again, soon or when the holder is connected.
+    Later,
+}
+
+impl Mind {
+    /// A program waits for an object.
+    pub(super) fn want(&mut self, fileset: FileSetId, object: Handle) {
+        let Some(set) = self.filesets.get_mut(&fileset) else { return };
+        // The answer that is on its way is for who asks again, too.
+        if !set.demands.under_way.contains(&object) {
+            set.demands.waiting.insert(object);
+        }
+        self.fetch_wanted(fileset);
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn forgo(&mut self, fileset: FileSetId, object: Handle) {
+        if let Some(set) = self.filesets.get_mut(&fileset) {
+            set.demands.waiting.remove(&object);
+        }
+    }
+
+    /// Starts fetches, as far as the holder is connected.
+    pub(super) fn fetch_wanted(&mut self, fileset: FileSetId) {
+        let Some(holder) = self.engine.status(fileset).map(|status| status.holder) else { return };
+        let connection = self.network.connection(holder);
+        let Some(set) = self.filesets.get_mut(&fileset) else { return };
+        let (Some(store), Some(presto), Some(connection)) = (&set.store, &set.presto, connection) else { return };
+        while set.demands.fetches < FETCHES && !set.demands.waiting.is_empty() {
+            let mut batch = Vec::new();
+            while batch.len() < BATCH_FILES
+                && let Some(handle) = set.demands.waiting.pop_first()
+            {
+                set.demands.under_way.insert(handle);
+                batch.push(handle);
+            }
+            set.demands.fetches += 1;
+            let fetch = Fetch {
+                store: store.clone(),
+                connection: connection.clone(),
+                fileset,
+                holder,
+                presto: Some(presto.downcalls.clone()),
+            };
+            let inputs = self.inputs.clone();
+            tokio::task::spawn_blocking(move || fetch.run(batch, &inputs));
+        }
+    }
+
+    /// A fetch has ended.
+    fn fetched(&mut self, fileset: FileSetId, outcomes: Vec<(Handle, Outcome)>) {
+        let Some(set) = self.filesets.get_mut(&fileset) else { return };
+        set.demands.fetches -= 1;
+        let (mut answers, mut later) = (Vec::new(), Vec::new());
+        for (object, outcome) in outcomes {
+            set.demands.under_way.remove(&object);
+            match outcome {
+                Outcome::Answer(errno) => answers.push(Downcall::Fetched { object, errno }),
+                Outcome::Later => later.push(object),
+            }
+        }
+        for answer in answers {
+            self.downcall(fileset, answer);
+        }
+        if !later.is_empty() {
+            let inputs = self.inputs.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(limits::CHANGED_RETRY_MS)).await;
+                let again = Call::Do(Box::new(move |mind: &mut Mind| {
+                    later.into_iter().for_each(|object| mind.want(fileset, object));
+                }));
+                let _ = inputs.send(Input::Call(again)).await;
+            });
+        }
+        self.fetch_wanted(fileset);
+    }
+}
+
+/// What became of one listing.
+enum Listed {
+    /// Its names are here.
+    Here,
+    /// Records came meanwhile that say more.
+    Overtaken,
+    /// The holder has the directory no more.
+    Gone,
+}
+
+/// One fetch: runs in a thread that may block.
+struct Fetch {
+    store: Arc<Store>,
+    connection: Connection,
+    fileset: FileSetId,
+    holder: HostId,
+    presto: Option<mpsc::Sender<Downcall>>,
+}
+
+impl Fetch {
+    fn run(self, batch: Vec<Handle>, inputs: &mpsc::Sender<Input>) {
+        let mut outcomes = Vec::with_capacity(batch.len());
+        let mut files = Vec::new();
+        for handle in batch {
+            match self.store.wanting(handle) {
+                Ok(wanting) if !wanting.absent => outcomes.push((handle, Outcome::Answer(0))),
+                Ok(wanting) if wanting.kind == Kind::Directory => {
+                    let outcome = self.names(wanting.id);
+                    outcomes.push((handle, self.told(wanting.id, outcome)));
+                }
+                Ok(wanting) => files.push((handle, wanting)),
+                Err(why) => outcomes.push((handle, Outcome::Answer(errno_of(&why)))),
+            }
+        }
+        let ids: Vec<ObjectId> = files.iter().map(|(_, wanting)| wanting.id).collect();
+        let mut results = self.contents(ids);
+        for (handle, Wanting { id, .. }) in files {
+            let outcome = results.remove(&id).unwrap_or(Ok(Outcome::Later));
+            outcomes.push((handle, self.told(id, outcome)));
+        }
+        let fileset = self.fileset;
+        let done = Call::Do(Box::new(move |mind: &mut Mind| mind.fetched(fileset, outcomes)));
+        let _ = inputs.blocking_send(Input::Call(done));
+    }
+
+    fn told(&self, id: ObjectId, outcome: anyhow::Result<Outcome>) -> Outcome {
+        outcome.unwrap_or_else(|why| {
+            tracing::debug!(fileset = %self.fileset, %id, why = format!("{why:#}"), "not fetched; it is tried again");
+            Outcome::Later
+        })
+    }
+
+    /// FetchDir.
+    fn names(&self, directory: ObjectId) -> anyhow::Result<Outcome> {
+        for _ in 0..LISTINGS {
+            self.store.begin_listing(directory);
+            match self.listing(directory) {
+                Ok(Listed::Here) if self.store.end_listing(directory)? => return Ok(Outcome::Answer(0)),
+                Ok(Listed::Here | Listed::Overtaken) => self.store.give_up_listing(directory),
+                Ok(Listed::Gone) => {
+                    self.store.give_up_listing(directory);
+                    return Ok(Outcome::Answer(libc::ESTALE));
+                }
+                Err(why) => {
+                    self.store.give_up_listing(directory);
+                    return Err(why);
+                }
+            }
+        }
+        Ok(Outcome::Later)
+    }
+
+    /// Lists a directory once and brings its names here.
+    fn listing(&self, root: ObjectId) -> anyhow::Result<Listed> {
+        let (bodies, after) = self.list(root)?;
+        if bodies.is_empty() {
+            return Ok(Listed::Gone);
+        }
+        let options = CompareOptions { names_only: Some(after), ..CompareOptions::default() };
+        let mut comparer = Comparer::new(self.store.clone(), root, self.holder, options);
+        let taken = bodies.iter().try_for_each(|body| comparer.take(body));
+        let report = match taken.and_then(|()| comparer.finish(after)) {
+            Err(TransferError::Commit(CommitError::Overtaken(_))) => return Ok(Listed::Overtaken),
+            other => other?,
+        };
+        self.invalidate(report.invalidate);
+        Ok(Listed::Here)
+    }
+
+    /// Has the kernel forget what was changed behind its caches.
+    fn invalidate(&self, invalidation: Invalidation) {
+        if let Some(presto) = &self.presto {
+            invalidate(Committed { upto: Position::START, invalidate: invalidation }, presto, 0);
+        }
+    }
+
+    /// Asks for what is in a directory, and where the holder stood before it looked.
+    fn list(&self, root: ObjectId) -> anyhow::Result<(Vec<Vec<u8>>, Position)> {
+        let mut session = self.connection.request(&Request::List { fileset: self.fileset, root, deep: false })?;
+        let mut bodies = Vec::new();
+        if let Some(mut data) = session.data() {
+            while let Some(body) = data.blocking_recv()? {
+                bodies.push(body);
+            }
+        }
+        let after = match tokio::runtime::Handle::current().block_on(session.reply())? {
+            Reply::Listed { after } => after,
+            Reply::Refused(refusal) => anyhow::bail!(refusal),
+            other => anyhow::bail!("a strange answer to a request for a listing: {other:?}"),
+        };
+        Ok((bodies, after))
+    }
+
+    /// FetchFile, of several at once.
+    fn contents(&self, ids: Vec<ObjectId>) -> HashMap<ObjectId, anyhow::Result<Outcome>> {
+        let mut results = HashMap::new();
+        if ids.is_empty() {
+            return results;
+        }
+        let mut receiver = Receiver::new(self.store.clone(), ids).without_sync();
+        let came = rounds(&mut receiver, &self.connection, self.fileset, &mut |_| true);
+        if let Err(why) = came {
+            tracing::debug!(why = format!("{why:#}"), "contents were not all fetched");
+        }
+        let mut staged = Vec::new();
+        for (id, fetched) in receiver.finish() {
+            let outcome = match fetched {
+                Fetched::Staged { as_of, file } => {
+                    staged.push((id, as_of, file));
+                    continue;
+                }
+                Fetched::Gone => Outcome::Answer(libc::ESTALE),
+                Fetched::FailedHere(errno) | Fetched::FailedThere(errno) => Outcome::Answer(errno),
+                Fetched::Same { .. } | Fetched::Changed | Fetched::Interrupted => Outcome::Later,
+            };
+            results.insert(id, Ok(outcome));
+        }
+        if let Err(why) = self.fill(&staged, &mut results) {
+            let errno = errno_of(&why);
+            for (id, _, _) in &staged {
+                results.entry(*id).or_insert(Ok(Outcome::Answer(errno)));
+            }
+        }
+        results
+    }
+
+    fn fill(
+        &self,
+        staged: &[(ObjectId, Position, lento_store::StagedFile)],
+        results: &mut HashMap<ObjectId, anyhow::Result<Outcome>>,
+    ) -> Result<(), StoreError> {
+        let mut filled = Vec::new();
+        for (id, result) in self.store.fill(staged)? {
+            let outcome = match result {
+                Filled::Done(handle) => {
+                    filled.push(handle);
+                    Outcome::Answer(0)
+                }
+                // Tried again: what became of it is looked at first.
+                Filled::Superseded => Outcome::Later,
+                Filled::Newer(at) => self.await_records(id, at)?,
+            };
+            results.insert(id, Ok(outcome));
+        }
+        self.invalidate(Invalidation { objects: filled, ..Invalidation::default() });
+        Ok(())
+    }
+
+    /// Waits for the records that tell of a version; if they have been here, the names of the directory are asked for anew.
+    fn await_records(&self, id: ObjectId, at: Position) -> Result<Outcome, StoreError> {
+        let deadline = Instant::now() + RECORDS;
+        while self.store.applied()?.values().all(|applied| *applied < at) {
+            if Instant::now() > deadline {
+                return Ok(Outcome::Later);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if self.store.version(id)?.is_some_and(|version| version.as_of < at)
+            && let Some((directory, name)) = self.store.doubt_names_around(id)?
+        {
+            let entries = vec![(directory, name)];
+            self.invalidate(Invalidation { entries, objects: vec![directory], replaced: vec![] });
+            return Ok(Outcome::Answer(libc::ESTALE));
+        }
+        Ok(Outcome::Later)
+    }
+}
+
+fn errno_of(why: &StoreError) -> i32 {
+    match why {
+        StoreError::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+        StoreError::NotFound(_) => libc::ESTALE,
+        _ => libc::EIO,
+    }
+}
+
+/// Takes up the holder's position for a client's cache: all names are asked for again when they are used, those in the root
+/// at once, as its own attributes come with them.
+pub(super) fn forget(
+    store: Arc<Store>,
+    connection: Connection,
+    presto: Option<mpsc::Sender<Downcall>>,
+    (fileset, holder): (FileSetId, HostId),
+) -> anyhow::Result<Position> {
+    let fetch = Fetch { store, connection, fileset, holder, presto };
+    // Of an object that there is not nothing is listed, but where the holder stands is told.
+    let nothing = ObjectId::new(fetch.store.config().host, u64::MAX);
+    let (_, after) = fetch.list(nothing)?;
+    fetch.store.forget_names()?;
+    fetch.store.set_applied(holder, after)?;
+    if let Some(presto) = &fetch.presto {
+        let _ = presto.blocking_send(Downcall::InvalidateAll { token: 0 });
+    }
+    match fetch.names(ObjectId::ROOT)? {
+        Outcome::Answer(0) => Ok(after),
+        _ => anyhow::bail!("the root of the file set could not be listed"),
+    }
+}
