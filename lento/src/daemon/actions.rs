@@ -170,7 +170,8 @@ impl Mind {
     fn save(&mut self, fileset: FileSetId, saved: &lento_core::Saved) {
         let Some(set) = self.filesets.get_mut(&fileset) else { return };
         let Some(store) = &set.store else { return };
-        let result = postcard::to_stdvec(saved)
+        let result = saved
+            .to_bytes()
             .map_err(|why| why.to_string())
             .and_then(|state| tokio::task::block_in_place(|| store.save_state(&state)).map_err(|why| why.to_string()));
         if let Err(why) = result {

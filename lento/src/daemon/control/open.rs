@@ -31,10 +31,9 @@ pub(super) fn store_config(home: &Path, host: HostId, config: &FileSetConfig) ->
 /// Reads what the core needs to go to work.
 pub(super) fn ready(store: Store, fresh: Option<Saved>) -> Result<OpenStore, Failure> {
     let mut saved: Saved = match (store.load_state().map_err(failed)?, fresh) {
-        (Some(state), None) => postcard::from_bytes(&state)
-            .map_err(|why| failed(format!("the saved state of the file set cannot be read: {why}")))?,
+        (Some(state), None) => Saved::from_bytes(&state).map_err(failed)?,
         (_, Some(fresh)) => {
-            let state = postcard::to_stdvec(&fresh).map_err(failed)?;
+            let state = fresh.to_bytes().map_err(failed)?;
             store.save_state(&state).map_err(failed)?;
             fresh
         }
