@@ -49,6 +49,13 @@ fn a_populated_directory_is_adopted_replicated_and_left_as_plain_files() -> Resu
         ensure!(status["objects"].as_u64() == Some(objects as u64), "objects: {} and not {objects}", status["objects"]);
         ensure!(a.lento(["fileset", "list"]).ok()?.contains(FILESET), "fileset list does not name it");
 
+        let mounts = fs::read_to_string("/proc/mounts")?;
+        let line = mounts.lines().find(|line| line.contains(&format!(" {} fuse", b.mount().display())));
+        let source = format!("intermezzo:{FILESET} ");
+        ensure!(line.is_some_and(|line| line.starts_with(&source)), "the mount does not tell its file set: {line:?}");
+        let log = fs::read_to_string(b.home().join(format!("log/presto-{FILESET}.log")))?;
+        ensure!(!log.is_empty() && !log.contains('\u{1b}'), "presto's log has colours, or nothing: {log:?}");
+
         unmount_mount_and_remove(b, "renamed on b/deep/read me")?;
         // The other host goes on by itself.
         fs::write(a.at("after b left"), "a\n")?;
