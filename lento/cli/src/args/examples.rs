@@ -131,3 +131,10 @@ the store, while the file set stays in use; the exit code is 1 if they do not ag
 Example:
   lento fsck web
   lento fsck web --rebuild";
+
+pub(super) const GENERATE: &str = "\
+The directory is made if it does not exist.
+
+Example:
+  lento generate man /usr/local/share/man/man1
+  lento generate completions /tmp/completions";

@@ -101,12 +101,13 @@ fn adopt(home: &Path, host: HostId, config: &FileSetConfig, answers: &Answers) -
     let times = nix::sys::stat::fstat(&root).map_err(failed)?;
     let bottom = Arc::new(Bottom::new(root).map_err(failed)?);
     let mut pace = Pace::new("adopting");
+    let mut done = 0;
     let mut tell = |objects| {
-        if let Some(progress) = pace.due(objects, 0, None) {
-            let _ = answers.try_send(ControlEvent::Progress(progress));
-        }
+        done = objects;
+        pace.tell(answers, objects);
     };
     let store = Store::adopt(bottom, store_config(home, host, config), &mut tell).map_err(failed)?;
+    pace.end(answers, done);
     let mtime = nix::sys::time::TimeSpec::new(times.st_mtime, times.st_mtime_nsec);
     nix::sys::stat::futimens(store.bottom().root(), &nix::sys::time::TimeSpec::UTIME_OMIT, &mtime).map_err(failed)?;
     store.sync().map_err(failed)?;

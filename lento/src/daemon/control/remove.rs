@@ -181,12 +181,13 @@ fn rebuild_store(
 ) -> Result<(crate::daemon::input::OpenStore, String), Failure> {
     let bottom = Arc::new(Bottom::new(open_directory(&config.store)?).map_err(failed)?);
     let mut pace = Pace::new("rebuilding");
+    let mut done = 0;
     let mut tell = |objects| {
-        if let Some(progress) = pace.due(objects, 0, None) {
-            let _ = answers.try_send(ControlEvent::Progress(progress));
-        }
+        done = objects;
+        pace.tell(answers, objects);
     };
     let (store, rebuilt) = Store::rebuild(bottom, store_config(&home, host, config), &mut tell).map_err(failed)?;
+    pace.end(answers, done);
     let mut open = super::open::ready(store, None)?;
     // What the index said of the other copy is gone: the trees are compared.
     open.saved.in_step = None;

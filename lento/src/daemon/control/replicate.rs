@@ -73,7 +73,10 @@ impl Mind {
                 let look = Call::Do(Box::new(move |mind: &mut Mind| {
                     let live = mind.engine.status(id).is_some_and(|s| s.links.iter().all(|l| l.in_step && !l.copying));
                     let stalled = mind.engine.status(id).and_then(|s| s.links.first().map(|l| l.apply.stalled.clone()));
-                    let progress = mind.filesets.get(&id).and_then(|set| set.progress.clone());
+                    let set = mind.filesets.get(&id);
+                    // When the copy is complete, its last figures.
+                    let progress =
+                        set.and_then(|set| if live { set.last_progress.clone() } else { set.progress.clone() });
                     let _ = reply.send((live, progress, stalled.unwrap_or_default()));
                 }));
                 if inputs.send(Input::Call(look)).await.is_err() {
