@@ -63,6 +63,13 @@ pub enum Request {
         /// Of which file set.
         fileset: FileSetId,
     },
+    /// Redeems a ticket for a host that is a member already. Sent in the place of the hello; the reply ends the
+    /// connection.
+    Redeem {
+        /// The ticket's secret.
+        #[serde(with = "serde_bytes_box")]
+        secret: Vec<u8>,
+    },
 }
 
 /// Answers a request.
@@ -105,6 +112,13 @@ pub enum Reply {
     Listed {
         /// Where the source stood when it began to list.
         after: Position,
+    },
+    /// The ticket is redeemed.
+    Redeemed {
+        /// Who I am, and where I listen.
+        inviter: (HostId, HostName, String),
+        /// The file set that the ticket was for.
+        fileset: Option<FileSetName>,
     },
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use intermezzo_tests::{
     cluster::{Options, with_hosts, with_pair},
-    host::FILESET,
+    host::{FILESET, Host},
     presto::fuse_is_mounted,
     shell::{cmd, eventually},
     tree,
@@ -63,7 +63,7 @@ fn a_populated_directory_is_adopted_replicated_and_left_as_plain_files() -> Resu
     })
 }
 
-fn unmount_mount_and_remove(host: &intermezzo_tests::host::Host, file: &str) -> Result<()> {
+fn unmount_mount_and_remove(host: &Host, file: &str) -> Result<()> {
     host.lento(["umount"]).arg(host.mount()).ok()?;
     ensure!(!fuse_is_mounted(&host.mount())?, "still mounted after lento umount");
     ensure!(host.at(file).exists(), "{file} is not a plain file in the store");
@@ -212,6 +212,34 @@ fn fsck_finds_what_the_database_lacks_and_rebuild_mends_it() -> Result<()> {
         a.lento(["mount", FILESET]).arg(a.mount()).ok()?;
         a.wait_mounted()?;
         a.lento(["fsck", FILESET]).ok()?;
+        cluster.converge(SOON).map(drop)
+    })
+}
+
+#[test]
+fn a_member_gets_access_to_a_second_file_set_with_one_more_ticket() -> Result<()> {
+    with_pair(Options::pair(), |cluster| {
+        let (a, b) = (&cluster[0], &cluster[1]);
+        let store = |host: &Host| host.mount().with_file_name("second");
+        fs::create_dir(store(a))?;
+        fs::write(store(a).join("file"), "of the second")?;
+        a.lento(["fileset", "create", "second", "--store"]).arg(store(a)).ok()?;
+        let replicate = || b.lento(["replicate", "second", "--store"]).arg(store(b));
+        let denied = replicate().run()?;
+        ensure!(denied.code() == 1 && denied.stderr.contains("no access"), "not refused: {}", denied.stderr);
+        ensure!(!store(b).exists(), "what was refused left {:?}", store(b));
+
+        let ticket = a.lento(["invite", "--fileset", "second"]).ok()?;
+        let other = b.lento(["join", ticket.trim(), "--name", "z"]).run()?;
+        ensure!(other.code() == 2 && other.stderr.contains("b"), "another name: {}", other.stderr);
+        let joined = b.lento(["join", ticket.trim()]).ok()?;
+        ensure!(joined.contains("lento replicate second"), "{joined}");
+        replicate().ok()?;
+        ensure!(fs::read_to_string(store(b).join("file"))? == "of the second", "the file is not on b");
+        fs::write(store(b).join("from b"), "b")?;
+        eventually(SOON, "what b wrote is on a", || Ok(store(a).join("from b").exists()))?;
+        [b, a].iter().try_for_each(|host| host.lento(["fileset", "remove", "second", "--yes"]).ok().map(drop))?;
+        // The first file set did not notice.
         cluster.converge(SOON).map(drop)
     })
 }

@@ -163,6 +163,7 @@ pub fn request() -> impl Strategy<Value = Request> {
         (fileset(), object()).prop_map(|(fileset, root)| Request::List { fileset, root }),
         fileset().prop_map(|fileset| Request::Manifest { fileset }),
         fileset().prop_map(|fileset| Request::Wait { fileset }),
+        bytes(100).prop_map(|secret| Request::Redeem { secret }),
     ]
 }
 
@@ -177,11 +178,11 @@ pub fn reply() -> impl Strategy<Value = Reply> {
         ".{0,50}".prop_map(Refusal::Busy),
         ".{0,50}".prop_map(Refusal::Failed),
     ];
-    let inviter = (host(), label(), ".{0,50}").prop_map(|(id, name, at)| (id, name.parse().expect("a label"), at));
+    let inviter = || (host(), label(), ".{0,50}").prop_map(|(id, name, at)| (id, name.parse().expect("a label"), at));
     prop_oneof![
         Just(Reply::Done),
         refusal.prop_map(Reply::Refused),
-        (host(), bytes(500), bytes(500), inviter, option::of(label())).prop_map(
+        (host(), bytes(500), bytes(500), inviter(), option::of(label())).prop_map(
             |(host, certificate, authority, inviter, fileset)| Reply::Joined {
                 host,
                 certificate,
@@ -196,6 +197,10 @@ pub fn reply() -> impl Strategy<Value = Reply> {
         fileset().prop_map(|fileset| Reply::Replicating { fileset }),
         (any::<u64>(), position()).prop_map(|(epoch, after)| Reply::Permit { epoch, after }),
         position().prop_map(|after| Reply::Listed { after }),
+        (inviter(), option::of(label())).prop_map(|(inviter, fileset)| Reply::Redeemed {
+            inviter,
+            fileset: fileset.map(|name| name.parse().expect("a label")),
+        }),
     ]
 }
 

@@ -59,7 +59,8 @@ Example:
   lento fileset remove web --yes";
 
 pub(super) const INVITE: &str = "\
-The ticket holds this host's address, the fingerprint of the cluster's authority and a secret. It admits one host, once. \
+The ticket holds this host's address, the fingerprint of the cluster's authority and a secret. It is for one host, once: a new \
+one or one that is a member already. \
 Send it by a way that others cannot read.
 
 Example:
@@ -67,11 +68,13 @@ Example:
   lento invite --fileset web --expires 10m";
 
 pub(super) const JOIN: &str = "\
-The host that gave the ticket must be running and reachable.
+The host that gave the ticket must be running and reachable. A host that is a member of the cluster keeps its name and \
+address: the ticket gives it access to one more file set, while its daemon runs or not.
 
 Example:
   lento join TICKET --name b --listen 10.0.0.2:7400
-  lento join - --name b --listen 10.0.0.2:7400 < ticket";
+  lento join - --name b --listen 10.0.0.2:7400 < ticket
+  lento join TICKET && lento replicate mail --store /srv/mail";
 
 pub(super) const REPLICATE: &str = "\
 Copies everything, with progress, then stays live: changes on either side reach the other as they happen. Ctrl-C leaves \

@@ -39,10 +39,10 @@ pub enum Command {
     /// Create, list and remove file sets
     #[command(subcommand, after_help = examples::FILESET)]
     Fileset(FilesetCommand),
-    /// Print a ticket with which one more host can join and replicate a file set
+    /// Print a ticket with which one host can join and replicate a file set
     #[command(after_help = examples::INVITE)]
     Invite(InviteArgs),
-    /// Make this host a member of the cluster that gave the ticket
+    /// Make this host a member of the cluster that gave the ticket, or give a member access to one more file set
     #[command(after_help = examples::JOIN)]
     Join(JoinArgs),
     /// Replicate a file set of the cluster to this host
@@ -112,12 +112,12 @@ pub struct InviteArgs {
 pub struct JoinArgs {
     /// The ticket that `lento invite` printed; `-` reads it from standard input
     pub ticket: String,
-    /// Name of this host, unique in the cluster
+    /// Name of this host, unique in the cluster; a host that is a member has one
     #[arg(long, value_name = "HOST")]
-    pub name: HostName,
-    /// Address and port on which other hosts reach this one
+    pub name: Option<HostName>,
+    /// Address and port on which other hosts reach this one; a host that is a member has one
     #[arg(long, value_name = "ADDR:PORT")]
-    pub listen: SocketAddr,
+    pub listen: Option<SocketAddr>,
 }
 
 /// The option of commands that have no other.
