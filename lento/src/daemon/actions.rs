@@ -210,7 +210,7 @@ impl Mind {
                 }
                 Err(error) => {
                     all.insert(from, mine);
-                    commit_failed(error)
+                    commit_failed(error, store)
                 }
             };
             Event::Committed { fileset, from, result }
@@ -218,9 +218,9 @@ impl Mind {
     }
 }
 
-fn commit_failed(error: CommitError) -> CommitResult {
+fn commit_failed(error: CommitError, store: &Store) -> CommitResult {
     match error {
-        CommitError::NoSpace => CommitResult::NoSpace,
+        CommitError::NoSpace => CommitResult::NoSpace(store.bottom().shortage().to_owned()),
         CommitError::Missing(objects) => CommitResult::Missing(objects),
         CommitError::Peer(why) => CommitResult::Misbehaved(why),
         other => CommitResult::Failed(other.to_string()),
