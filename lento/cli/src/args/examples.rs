@@ -52,10 +52,12 @@ Example:
   lento fileset list --json | jq '.[].name'";
 
 pub(super) const FILESET_REMOVE: &str = "\
-Unmounts the file set, takes this host off it, and removes InterMezzo's own data from the directory. All files stay.
+Unmounts the file set, takes this host off it, and removes InterMezzo's own data from the directory. All files stay. \
+It is refused, and nothing is changed, when another host would miss it: --force is for when that host is gone for good.
 
 Example:
   lento fileset remove web
+  lento fileset remove web --force
   lento fileset remove web --yes";
 
 pub(super) const INVITE: &str = "\
