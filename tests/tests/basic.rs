@@ -67,6 +67,9 @@ fn unmount_mount_and_remove(host: &Host, file: &str) -> Result<()> {
     host.lento(["umount"]).arg(host.mount()).ok()?;
     ensure!(!fuse_is_mounted(&host.mount())?, "still mounted after lento umount");
     ensure!(host.at(file).exists(), "{file} is not a plain file in the store");
+    let mistyped = host.mount().with_file_name("mistyped");
+    let outcome = host.lento(["mount", FILESET]).arg(&mistyped).run()?;
+    ensure!(outcome.code() == 1 && !mistyped.exists(), "a mistyped mount point: {}", outcome.stderr);
     host.lento(["mount", FILESET]).arg(host.mount()).ok()?;
     host.wait_mounted()?;
     ensure!(host.at(file).exists(), "{file} is not there after lento mount");
@@ -221,9 +224,13 @@ fn a_member_gets_access_to_a_second_file_set_with_one_more_ticket() -> Result<()
     with_pair(Options::pair(), |cluster| {
         let (a, b) = (&cluster[0], &cluster[1]);
         let store = |host: &Host| host.mount().with_file_name("second");
+        let create = || a.lento(["fileset", "create", "second", "--store"]).arg(store(a));
+        let mistyped = create().run()?;
+        ensure!(mistyped.code() == 1 && mistyped.stderr.contains("mkdir"), "no advice: {}", mistyped.stderr);
+        ensure!(!store(a).exists(), "a mistyped store was made");
         fs::create_dir(store(a))?;
         fs::write(store(a).join("file"), "of the second")?;
-        a.lento(["fileset", "create", "second", "--store"]).arg(store(a)).ok()?;
+        create().ok()?;
         let replicate = || b.lento(["replicate", "second", "--store"]).arg(store(b));
         let denied = replicate().run()?;
         ensure!(denied.code() == 1 && denied.stderr.contains("no access"), "not refused: {}", denied.stderr);
@@ -234,6 +241,13 @@ fn a_member_gets_access_to_a_second_file_set_with_one_more_ticket() -> Result<()
         ensure!(other.code() == 2 && other.stderr.contains("b"), "another name: {}", other.stderr);
         let joined = b.lento(["join", ticket.trim()]).ok()?;
         ensure!(joined.contains("lento replicate second"), "{joined}");
+        fs::create_dir(store(b))?;
+        fs::write(store(b).join("mine"), "in the way")?;
+        let refused = replicate().run()?;
+        ensure!(refused.code() == 1 && refused.stderr.contains("mine"), "not empty, not refused: {}", refused.stderr);
+        let left: Vec<_> = fs::read_dir(store(b))?.collect();
+        ensure!(left.len() == 1, "what was refused left {left:?}");
+        fs::remove_dir_all(store(b))?;
         replicate().ok()?;
         ensure!(fs::read_to_string(store(b).join("file"))? == "of the second", "the file is not on b");
         fs::write(store(b).join("from b"), "b")?;
@@ -241,5 +255,39 @@ fn a_member_gets_access_to_a_second_file_set_with_one_more_ticket() -> Result<()
         [b, a].iter().try_for_each(|host| host.lento(["fileset", "remove", "second", "--yes"]).ok().map(drop))?;
         // The first file set did not notice.
         cluster.converge(SOON).map(drop)
+    })
+}
+
+#[test]
+fn a_file_set_is_removed_by_force_when_the_other_side_is_gone_for_good() -> Result<()> {
+    with_pair(Options::pair(), |cluster| {
+        let (a, b) = (&cluster[0], &cluster[1]);
+        fs::write(b.at("both have it"), "b")?;
+        cluster.converge(SOON)?;
+        a.end_processes();
+        eventually(SOON, "b sees that a is gone", || Ok(b.fileset()?["state"] == "disconnected"))?;
+        // The permit is here: what is written now does not reach a.
+        fs::write(b.at("only b has it"), "b")?;
+
+        let refused = b.lento(["fileset", "remove", FILESET, "--yes"]).run()?;
+        ensure!(refused.code() == 1 && refused.stderr.contains("--force"), "not refused: {}", refused.stderr);
+        ensure!(fuse_is_mounted(&b.mount())?, "a removal that was refused has unmounted");
+
+        let removed = b.lento(["fileset", "remove", FILESET, "--yes", "--force"]).ok()?;
+        ensure!(removed.contains("given up: a has not got"), "what is given up is not told: {removed}");
+        ensure!(!fuse_is_mounted(&b.mount())? && !b.at(".intermezzo").exists(), "something of it is left");
+        ensure!(fs::read(b.at("only b has it"))? == b"b" && b.at("both have it").exists(), "files are gone");
+        ensure!(b.status()?["filesets"].as_array().is_some_and(Vec::is_empty), "{}", b.status()?);
+
+        // And the holder, when it is back and its replica is gone.
+        b.stop()?;
+        a.start()?;
+        a.wait_mounted()?;
+        let refused = a.lento(["fileset", "remove", FILESET, "--yes"]).run()?;
+        ensure!(refused.code() == 1 && refused.stderr.contains("b replicates"), "not refused: {}", refused.stderr);
+        ensure!(fuse_is_mounted(&a.mount())?, "a removal that was refused has unmounted");
+        a.lento(["fileset", "remove", FILESET, "--yes", "--force"]).ok()?;
+        ensure!(a.at("both have it").exists() && !a.at(".intermezzo").exists(), "not plain files");
+        Ok(())
     })
 }
