@@ -2,11 +2,12 @@
 
 mod daemon;
 
+use anyhow::bail;
 use clap::Parser;
 use lento_cli::args::{DaemonArgs, InitArgs, JoinArgs};
 use lento_cli::control::{Code, Failure};
 use lento_cli::{Cli, Command, report, run_client};
-use lento_net::{Identity, Ticket};
+use lento_net::{Identity, IdentityError, Ticket};
 use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,7 +23,11 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => report(&Failure { message: format!("{why:#}"), hint: None, code: Code::Failed }),
+        Err(why) => report(&why.downcast::<Failure>().unwrap_or_else(|why| Failure {
+            message: format!("{why:#}"),
+            hint: None,
+            code: Code::Failed,
+        })),
     }
 }
 
@@ -34,18 +39,65 @@ fn init(home: &Path, args: InitArgs) -> anyhow::Result<()> {
 }
 
 fn join(home: &Path, args: JoinArgs) -> anyhow::Result<()> {
-    let mut text = args.ticket;
+    let mut text = args.ticket.clone();
     if text == "-" {
         text.clear();
         std::io::stdin().take(4096).read_to_string(&mut text)?;
     }
     let ticket: Ticket = text.trim().parse()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let joined = runtime.block_on(lento_net::join(home, &ticket, args.name, args.listen.to_string()))?;
+    match Identity::load(home) {
+        Ok(identity) => runtime.block_on(redeem(&identity, &ticket, &args)),
+        Err(IdentityError::Missing(_)) => runtime.block_on(join_anew(home, &ticket, args)),
+        Err(why) => Err(why.into()),
+    }
+}
+
+async fn join_anew(home: &Path, ticket: &Ticket, args: JoinArgs) -> anyhow::Result<()> {
+    let (Some(name), Some(listen)) = (args.name, args.listen) else {
+        bail!(Failure {
+            message: format!(
+                "{} is not a member of a cluster yet: to join it needs --name and --listen",
+                home.display()
+            ),
+            hint: Some("lento join TICKET --name b --listen 10.0.0.2:7400".into()),
+            code: Code::Usage,
+        });
+    };
+    let joined = lento_net::join(home, ticket, name, listen.to_string()).await?;
     println!("{} is host {} of cluster {}", joined.identity.name, joined.identity.host, joined.identity.cluster);
     match joined.fileset {
         Some(fileset) => println!("next: lento daemon, then lento replicate {fileset} --store DIR"),
         None => println!("next: lento daemon"),
+    }
+    Ok(())
+}
+
+/// A member takes a ticket for access to one more file set; it stays who it is.
+async fn redeem(identity: &Identity, ticket: &Ticket, args: &JoinArgs) -> anyhow::Result<()> {
+    let listen = args.listen.map(|listen| listen.to_string());
+    let other_name = args.name.as_ref().is_some_and(|name| *name != identity.name);
+    if other_name || listen.is_some_and(|listen| listen != identity.listen) {
+        bail!(Failure {
+            message: format!(
+                "{} is host {} at {} already, and cannot be another one: the ticket was not sent",
+                identity.home().display(),
+                identity.name,
+                identity.listen
+            ),
+            hint: Some(
+                "leave --name and --listen out to give this host access; use another --home for another host".into()
+            ),
+            code: Code::Usage,
+        });
+    }
+    let redeemed = lento_net::redeem(identity, ticket).await?;
+    match redeemed.fileset {
+        Some(fileset) => {
+            println!("{} may replicate {fileset} of {} now", identity.name, redeemed.inviter.name);
+            println!("next: lento replicate {fileset} --store DIR");
+        }
+        None => println!("{} is a member already, and the ticket was for no file set", identity.name),
     }
     Ok(())
 }

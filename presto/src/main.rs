@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use clap::Parser;
-use std::{path::PathBuf, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 /// Mounts a file set's store and logs every change that is made through the mount.
 ///
@@ -50,7 +50,11 @@ fn main() -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PRESTO_LOG")
         .or_else(|_| tracing_subscriber::EnvFilter::try_new("info,fuser::session=warn,fuser::reply=off"))
         .context("PRESTO_LOG is not a filter")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     presto::run(presto::Options {
         store: arguments.store,
         bottom: arguments.bottom,

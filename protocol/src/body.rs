@@ -71,6 +71,7 @@ impl Request {
     fn check(&self) -> Result<(), ProtocolError> {
         match self {
             Self::Fetch { wanted, .. } => bound("a list of wanted objects", wanted.len(), limits::FETCH_OBJECTS),
+            Self::Redeem { secret } => bound("a ticket's secret", secret.len(), 1024),
             Self::Join { listen, secret, .. } => bound("a join request", listen.len() + secret.len(), 1024),
             _ => Ok(()),
         }

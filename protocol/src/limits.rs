@@ -74,6 +74,11 @@ pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 pub const HEARTBEAT_MS: u64 = 2_000;
 /// A peer that was silent for this long is disconnected.
 pub const PEER_SILENCE_MS: u64 = 10_000;
+/// A bulk transfer of which nothing came for this long is given up, as if the connection had been cut.
+pub const TRANSFER_SILENCE_MS: u64 = 120_000;
+/// The source of a transfer that is at work for this long without sending anything (hashing what the other side has)
+/// sends an empty data packet.
+pub const TRANSFER_ALIVE_MS: u64 = 10_000;
 /// First pause between attempts to connect.
 pub const BACKOFF_MIN_MS: u64 = 100;
 /// Longest pause between attempts to connect.

@@ -67,6 +67,13 @@ pub enum Request {
         /// Of which file set.
         fileset: FileSetId,
     },
+    /// Redeems a ticket for a host that is a member already. Sent in the place of the hello; the reply ends the
+    /// connection.
+    Redeem {
+        /// The ticket's secret.
+        #[serde(with = "serde_bytes_box")]
+        secret: Vec<u8>,
+    },
 }
 
 /// What a host is to a file set that it does not hold.
@@ -130,6 +137,13 @@ pub enum Reply {
     Listed {
         /// Where the source stood when it began to list.
         after: Position,
+    },
+    /// The ticket is redeemed.
+    Redeemed {
+        /// Who I am, and where I listen.
+        inviter: (HostId, HostName, String),
+        /// The file set that the ticket was for.
+        fileset: Option<FileSetName>,
     },
 }
 

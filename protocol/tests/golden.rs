@@ -157,6 +157,7 @@ golden! {
         Request::List { fileset: web(), root: ObjectId::ROOT, deep: true } => "0611111111111111111111111111111111010001",
         Request::Manifest { fileset: web() } => "0711111111111111111111111111111111",
         Request::Wait { fileset: web() } => "0811111111111111111111111111111111",
+        Request::Redeem { secret: vec![0xaa, 0xbb] } => "0902aabb",
     }
     replies: Reply {
         Reply::Done => "00",
@@ -179,6 +180,10 @@ golden! {
         Reply::Replicating { fileset: web(), access: Access::ReadWrite } => "041111111111111111111111111111111101",
         Reply::Permit { epoch: 3, after: Position::new(2, 300) } => "050302ac02",
         Reply::Listed { after: Position::new(2, 300) } => "0602ac02",
+        Reply::Redeemed {
+            inviter: (host(1), "a".parse().expect("legal"), "h:1".into()),
+            fileset: Some("web".parse().expect("legal")),
+        } => "0701016103683a310103776562",
     }
     messages: Message {
         Message::Hello { versions: (1, 1), host: host(2), filesets: vec![] } => "0001010200",

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use intermezzo_tests::{
     cluster::{Options, with_hosts, with_pair},
-    host::FILESET,
+    host::{FILESET, Host},
     presto::fuse_is_mounted,
     shell::{cmd, eventually},
     tree,
@@ -49,6 +49,13 @@ fn a_populated_directory_is_adopted_replicated_and_left_as_plain_files() -> Resu
         ensure!(status["objects"].as_u64() == Some(objects as u64), "objects: {} and not {objects}", status["objects"]);
         ensure!(a.lento(["fileset", "list"]).ok()?.contains(FILESET), "fileset list does not name it");
 
+        let mounts = fs::read_to_string("/proc/mounts")?;
+        let line = mounts.lines().find(|line| line.contains(&format!(" {} fuse", b.mount().display())));
+        let source = format!("intermezzo:{FILESET} ");
+        ensure!(line.is_some_and(|line| line.starts_with(&source)), "the mount does not tell its file set: {line:?}");
+        let log = fs::read_to_string(b.home().join(format!("log/presto-{FILESET}.log")))?;
+        ensure!(!log.is_empty() && !log.contains('\u{1b}'), "presto's log has colours, or nothing: {log:?}");
+
         unmount_mount_and_remove(b, "renamed on b/deep/read me")?;
         // The other host goes on by itself.
         fs::write(a.at("after b left"), "a\n")?;
@@ -56,10 +63,13 @@ fn a_populated_directory_is_adopted_replicated_and_left_as_plain_files() -> Resu
     })
 }
 
-fn unmount_mount_and_remove(host: &intermezzo_tests::host::Host, file: &str) -> Result<()> {
+fn unmount_mount_and_remove(host: &Host, file: &str) -> Result<()> {
     host.lento(["umount"]).arg(host.mount()).ok()?;
     ensure!(!fuse_is_mounted(&host.mount())?, "still mounted after lento umount");
     ensure!(host.at(file).exists(), "{file} is not a plain file in the store");
+    let mistyped = host.mount().with_file_name("mistyped");
+    let outcome = host.lento(["mount", FILESET]).arg(&mistyped).run()?;
+    ensure!(outcome.code() == 1 && !mistyped.exists(), "a mistyped mount point: {}", outcome.stderr);
     host.lento(["mount", FILESET]).arg(host.mount()).ok()?;
     host.wait_mounted()?;
     ensure!(host.at(file).exists(), "{file} is not there after lento mount");
@@ -206,5 +216,78 @@ fn fsck_finds_what_the_database_lacks_and_rebuild_mends_it() -> Result<()> {
         a.wait_mounted()?;
         a.lento(["fsck", FILESET]).ok()?;
         cluster.converge(SOON).map(drop)
+    })
+}
+
+#[test]
+fn a_member_gets_access_to_a_second_file_set_with_one_more_ticket() -> Result<()> {
+    with_pair(Options::pair(), |cluster| {
+        let (a, b) = (&cluster[0], &cluster[1]);
+        let store = |host: &Host| host.mount().with_file_name("second");
+        let create = || a.lento(["fileset", "create", "second", "--store"]).arg(store(a));
+        let mistyped = create().run()?;
+        ensure!(mistyped.code() == 1 && mistyped.stderr.contains("mkdir"), "no advice: {}", mistyped.stderr);
+        ensure!(!store(a).exists(), "a mistyped store was made");
+        fs::create_dir(store(a))?;
+        fs::write(store(a).join("file"), "of the second")?;
+        create().ok()?;
+        let replicate = || b.lento(["replicate", "second", "--store"]).arg(store(b));
+        let denied = replicate().run()?;
+        ensure!(denied.code() == 1 && denied.stderr.contains("no access"), "not refused: {}", denied.stderr);
+        ensure!(!store(b).exists(), "what was refused left {:?}", store(b));
+
+        let ticket = a.lento(["invite", "--fileset", "second"]).ok()?;
+        let other = b.lento(["join", ticket.trim(), "--name", "z"]).run()?;
+        ensure!(other.code() == 2 && other.stderr.contains("b"), "another name: {}", other.stderr);
+        let joined = b.lento(["join", ticket.trim()]).ok()?;
+        ensure!(joined.contains("lento replicate second"), "{joined}");
+        fs::create_dir(store(b))?;
+        fs::write(store(b).join("mine"), "in the way")?;
+        let refused = replicate().run()?;
+        ensure!(refused.code() == 1 && refused.stderr.contains("mine"), "not empty, not refused: {}", refused.stderr);
+        let left: Vec<_> = fs::read_dir(store(b))?.collect();
+        ensure!(left.len() == 1, "what was refused left {left:?}");
+        fs::remove_dir_all(store(b))?;
+        replicate().ok()?;
+        ensure!(fs::read_to_string(store(b).join("file"))? == "of the second", "the file is not on b");
+        fs::write(store(b).join("from b"), "b")?;
+        eventually(SOON, "what b wrote is on a", || Ok(store(a).join("from b").exists()))?;
+        [b, a].iter().try_for_each(|host| host.lento(["fileset", "remove", "second", "--yes"]).ok().map(drop))?;
+        // The first file set did not notice.
+        cluster.converge(SOON).map(drop)
+    })
+}
+
+#[test]
+fn a_file_set_is_removed_by_force_when_the_other_side_is_gone_for_good() -> Result<()> {
+    with_pair(Options::pair(), |cluster| {
+        let (a, b) = (&cluster[0], &cluster[1]);
+        fs::write(b.at("both have it"), "b")?;
+        cluster.converge(SOON)?;
+        a.end_processes();
+        eventually(SOON, "b sees that a is gone", || Ok(b.fileset()?["state"] == "disconnected"))?;
+        // The permit is here: what is written now does not reach a.
+        fs::write(b.at("only b has it"), "b")?;
+
+        let refused = b.lento(["fileset", "remove", FILESET, "--yes"]).run()?;
+        ensure!(refused.code() == 1 && refused.stderr.contains("--force"), "not refused: {}", refused.stderr);
+        ensure!(fuse_is_mounted(&b.mount())?, "a removal that was refused has unmounted");
+
+        let removed = b.lento(["fileset", "remove", FILESET, "--yes", "--force"]).ok()?;
+        ensure!(removed.contains("given up: a has not got"), "what is given up is not told: {removed}");
+        ensure!(!fuse_is_mounted(&b.mount())? && !b.at(".intermezzo").exists(), "something of it is left");
+        ensure!(fs::read(b.at("only b has it"))? == b"b" && b.at("both have it").exists(), "files are gone");
+        ensure!(b.status()?["filesets"].as_array().is_some_and(Vec::is_empty), "{}", b.status()?);
+
+        // And the holder, when it is back and its replica is gone.
+        b.stop()?;
+        a.start()?;
+        a.wait_mounted()?;
+        let refused = a.lento(["fileset", "remove", FILESET, "--yes"]).run()?;
+        ensure!(refused.code() == 1 && refused.stderr.contains("b replicates"), "not refused: {}", refused.stderr);
+        ensure!(fuse_is_mounted(&a.mount())?, "a removal that was refused has unmounted");
+        a.lento(["fileset", "remove", FILESET, "--yes", "--force"]).ok()?;
+        ensure!(a.at("both have it").exists() && !a.at(".intermezzo").exists(), "not plain files");
+        Ok(())
     })
 }

@@ -13,6 +13,8 @@ use std::{
 const READ_BYTES: usize = 64 * 1024;
 /// Longest path that fits a `sockaddr_un`, less its final NUL.
 const SOCKET_PATH_BYTES: usize = 107;
+/// A home that has this file is that of a host: `lento init` and `lento join` write it last.
+const IDENTITY: &str = "identity.toml";
 
 /// Why the daemon could not be asked, or its answer not be read.
 #[derive(Debug, thiserror::Error)]
@@ -51,11 +53,11 @@ impl ClientError {
         let (code, hint) = match self {
             Self::NotRunning { home, .. } => (
                 Code::NoDaemon,
-                Some(if home.join("run").is_dir() {
+                Some(if home.join(IDENTITY).exists() {
                     format!("start it with `systemctl start lento` or `lento daemon --home {}`", home.display())
                 } else {
                     format!(
-                        "{} is not the home of a running host: see --home and LENTO_HOME; begin with `lento init` or `lento join`",
+                        "{} is not the home of a host: see --home and LENTO_HOME; begin with `lento init` or `lento join`",
                         home.display()
                     )
                 }),

@@ -184,7 +184,7 @@ fn wait(home: &Path, name: FileSetName, timeout: Option<Duration>) -> Result<Cod
 }
 
 fn log(home: &Path, request: ControlRequest, json: bool) -> Result<Code, Stop> {
-    let mut screen = Screen::new(json);
+    let mut screen = Screen::new(json).remarking();
     converse(Client::connect(home)?, &request, &mut screen, |event, screen| match event {
         ControlEvent::Log(line) if json => json_line(screen, &line),
         ControlEvent::Log(line) => screen.line(output::log_line(&line, screen.paint())),
@@ -230,7 +230,8 @@ fn verify(home: &Path, name: FileSetName, json: bool) -> Result<Code, Stop> {
 fn remove(home: &Path, args: RemoveArgs) -> Result<Code, Stop> {
     let client = Client::connect(home)?;
     if !args.yes && io::stdin().is_terminal() {
-        write!(io::stderr(), "Remove {} from this host? Its files stay as plain files. [y/N] ", args.name)?;
+        let what = if args.force { " What other hosts have not got is given up." } else { "" };
+        write!(io::stderr(), "Remove {} from this host? Its files stay as plain files.{what} [y/N] ", args.name)?;
         let mut answer = String::new();
         io::stdin().read_line(&mut answer)?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {
@@ -238,7 +239,8 @@ fn remove(home: &Path, args: RemoveArgs) -> Result<Code, Stop> {
             return Ok(Code::Failed);
         }
     }
-    converse(client, &ControlRequest::FilesetRemove { name: args.name }, &mut Screen::new(false), ignore)
+    let request = ControlRequest::FilesetRemove { name: args.name, force: args.force };
+    converse(client, &request, &mut Screen::new(false), ignore)
 }
 
 fn absolute(path: &Path) -> Result<ByteText, Stop> {

@@ -216,9 +216,9 @@ impl Apply {
                     gone = true;
                     wait = wait.max(Some(limits::CHANGED_RETRY_MS));
                 }
-                StageResult::NoSpace => {
+                StageResult::NoSpace(shortage) => {
                     wait = wait.max(Some(limits::NO_SPACE_RETRY_MS));
-                    reason = "no space left on the disk of the store".into();
+                    reason = shortage;
                 }
                 StageResult::Failed(why) => {
                     wait = wait.max(Some(limits::NO_SPACE_RETRY_MS));
@@ -281,8 +281,8 @@ impl Apply {
                 self.rounds = 0;
                 self.asked_more = 0;
             }
-            CommitResult::NoSpace => {
-                self.stalled = "no space left on the disk of the store".into();
+            CommitResult::NoSpace(shortage) => {
+                self.stalled = shortage;
                 self.phase = Phase::Waiting { until_ms: now_ms + limits::NO_SPACE_RETRY_MS };
             }
             CommitResult::Missing(ids) => {

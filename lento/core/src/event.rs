@@ -178,8 +178,8 @@ pub enum StageResult {
     Changed,
     /// It is gone: a later record will tell.
     Gone,
-    /// There is no room here.
-    NoSpace,
+    /// There is no room here: of what there is too little, for people.
+    NoSpace(String),
     /// The connection went, or something could not be read or written.
     Failed(String),
 }
@@ -189,8 +189,8 @@ pub enum StageResult {
 pub enum CommitResult {
     /// All of it is visible.
     Done,
-    /// There is no room; nothing is lost, it can be repeated.
-    NoSpace,
+    /// There is no room; nothing is lost, it can be repeated. Of what there is too little, for people.
+    NoSpace(String),
     /// These objects should be here and are not.
     Missing(Vec<ObjectId>),
     /// It failed; it can be repeated.

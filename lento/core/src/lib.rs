@@ -27,5 +27,5 @@ pub use engine::Engine;
 pub use event::{Action, CommitResult, Event, HistoryResult, PrestoEvent, StageResult};
 pub use fileset::FileSetSetup;
 pub use plan::{content_needed, last_stores};
-pub use saved::Saved;
+pub use saved::{Saved, SavedError};
 pub use status::{ApplyStatus, FileSetStatus, LinkStatus, PermitStatus};

@@ -4,6 +4,22 @@ use protocol::HostId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+/// Version of the form in which [`Saved`] is kept: its first byte.
+const VERSION: u8 = 1;
+
+/// What was kept cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SavedError {
+    /// Another version of the program kept it.
+    #[error(
+        "the saved state of the file set is of version {0}, and this program knows version {VERSION} only: run the version that wrote it, or a newer one"
+    )]
+    Version(u8),
+    /// It is empty, or not what its version says.
+    #[error("the saved state of the file set is damaged: {0}; remove the file set here, and replicate it again")]
+    Damaged(String),
+}
+
 /// The durable state of one file set. Positions are not in it: they are with the index, which advances them together
 /// with the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +43,30 @@ pub struct Saved {
 }
 
 impl Saved {
+    /// The form in which it is kept: a byte for the version, then postcard.
+    ///
+    /// # Errors
+    /// If it cannot be encoded.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, SavedError> {
+        postcard::to_extend(self, vec![VERSION]).map_err(|why| SavedError::Damaged(why.to_string()))
+    }
+
+    /// Reads what [`Saved::to_bytes`] made.
+    ///
+    /// # Errors
+    /// [`SavedError`] says whether it is of another version or damaged.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SavedError> {
+        match bytes.split_first() {
+            None => Err(SavedError::Damaged("it is empty".into())),
+            Some((&VERSION, body)) => match postcard::take_from_bytes(body) {
+                Ok((saved, [])) => Ok(saved),
+                Ok((_, rest)) => Err(SavedError::Damaged(format!("{} bytes follow its end", rest.len()))),
+                Err(why) => Err(SavedError::Damaged(why.to_string())),
+            },
+            Some((&other, _)) => Err(SavedError::Version(other)),
+        }
+    }
+
     /// A new file set, held by `holder`, which has the permit.
     pub fn held_by(holder: HostId, me: HostId) -> Self {
         let epoch = if holder == me { 1 } else { 0 };
@@ -40,5 +80,43 @@ impl Saved {
             lost_after: None,
             in_step: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Saved, SavedError};
+    use protocol::HostId;
+
+    fn saved() -> Saved {
+        let host = |id| HostId::new(id).expect("not 0");
+        Saved { in_step: Some((1, 2)), ..Saved::held_by(host(1), host(2)) }
+    }
+
+    #[test]
+    fn what_is_kept_begins_with_its_version_and_reads_back() {
+        let bytes = saved().to_bytes().expect("it encodes");
+        // Version, holder, no replicators, epoch, owner, no permit, incarnation, no loss, in step with (1, 2).
+        assert_eq!(bytes, [1, 1, 0, 0, 1, 0, 1, 0, 1, 1, 2]);
+        assert_eq!(Saved::from_bytes(&bytes), Ok(saved()));
+    }
+
+    #[test]
+    fn another_version_is_refused_and_named() {
+        let mut bytes = saved().to_bytes().expect("it encodes");
+        bytes[0] = 9;
+        let why = Saved::from_bytes(&bytes).expect_err("nobody knows version 9");
+        assert_eq!(why, SavedError::Version(9));
+        assert!(why.to_string().contains("version 9"), "{why}");
+    }
+
+    #[test]
+    fn what_is_cut_short_or_too_long_is_damaged() {
+        let bytes = saved().to_bytes().expect("it encodes");
+        for end in 0..bytes.len() {
+            assert!(matches!(Saved::from_bytes(&bytes[..end]), Err(SavedError::Damaged(_))), "{end}");
+        }
+        let long = [&bytes[..], &[0]].concat();
+        assert!(matches!(Saved::from_bytes(&long), Err(SavedError::Damaged(_))));
     }
 }

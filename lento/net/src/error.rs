@@ -73,6 +73,29 @@ pub enum IdentityError {
         /// What failed.
         why: String,
     },
+    /// A member has sent the ticket, and what came of it is not known, or could not be stored.
+    #[error(
+        "the ticket was sent to {address}, but {why}; run the same command again (until it expires, the ticket is accepted again from this host), or make a new ticket"
+    )]
+    MaybeRedeemed {
+        /// The inviter's address.
+        address: String,
+        /// What failed.
+        why: String,
+    },
+    /// A member of one cluster has a ticket of another.
+    #[error(
+        "the ticket is of another cluster than {}, which is host {name:?}; it was not sent: to have a host in that cluster too, use another --home", home.display()
+    )]
+    OtherCluster {
+        /// The home directory.
+        home: PathBuf,
+        /// The name of the host whose it is.
+        name: String,
+    },
+    /// The host made the ticket itself.
+    #[error("this host made the ticket itself: it is for another host")]
+    OwnTicket,
 }
 
 impl IdentityError {

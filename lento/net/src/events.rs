@@ -54,6 +54,13 @@ pub enum NetEvent {
         /// The file set that its ticket was for.
         fileset: Option<FileSetName>,
     },
+    /// A host that was a member already redeemed a ticket. Comes before the host has the answer.
+    Redeemed {
+        /// The host.
+        member: Member,
+        /// The file set that the ticket was for.
+        fileset: Option<FileSetName>,
+    },
 }
 
 /// Why a connection ended.

@@ -6,11 +6,12 @@ use crate::{
     network::Core,
     outbound::Framed,
     reader::PacketSource,
+    redeem,
     refusals::{RefusalKind, Refused},
     registry::{Counted, Dialled, Verdict},
     tls, writer,
 };
-use protocol::{Act, HostId, Message, Packet, PacketKind, limits, version};
+use protocol::{Act, HostId, Message, Packet, PacketKind, Request, SessionToken, limits, version};
 use socket2::{SockRef, TcpKeepalive};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{io::BufReader, net::TcpStream};
@@ -84,14 +85,27 @@ pub(crate) async fn call(core: &Arc<Core>, host: HostId, address: &str) -> Resul
     establish(core, host, Dialled::ByUs, source, counted).await
 }
 
-/// Answers a peer that called and whose certificate is that of `host`.
-pub(crate) async fn answer(core: &Arc<Core>, host: HostId, stream: Stream) -> Result<Established, NoConnection> {
+/// Answers a peer that called and whose certificate is that of `host`; `None` if all that it wanted was to redeem a
+/// ticket.
+pub(crate) async fn answer(
+    core: &Arc<Core>,
+    host: HostId,
+    stream: Stream,
+    address: SocketAddr,
+) -> Result<Option<Established>, NoConnection> {
     if host == core.identity.host {
         return Err(Refused::new(RefusalKind::BadCertificate, "it has this host's own certificate").into());
     }
     let counted = count(core, host)?;
     let mut source = PacketSource::new(stream, core.config.handshake_timeout, usize::MAX);
-    if let Err(refused) = hear_hello(&mut source, host).await {
+    let packet = first_packet(&mut source).await;
+    if let Ok(packet) = &packet
+        && let Some(secret) = ticket_secret(packet)
+    {
+        redeem::serve(core, host, source, packet, secret, address).await?;
+        return Ok(None);
+    }
+    if let Err(refused) = packet.and_then(|packet| check_hello(&packet, host)) {
         if refused.kind == RefusalKind::Version {
             // So that the other host can say why, too.
             say_hello(core, &mut source).await?;
@@ -105,7 +119,7 @@ pub(crate) async fn answer(core: &Arc<Core>, host: HostId, stream: Stream) -> Re
         established.connection.0.finished.cancel();
         return Err(why.into());
     }
-    Ok(established)
+    Ok(Some(established))
 }
 
 fn count(core: &Arc<Core>, host: HostId) -> Result<Counted, Refused> {
@@ -127,8 +141,24 @@ pub(crate) async fn send(stream: &mut Stream, packet: Packet) -> io::Result<()> 
 }
 
 async fn hear_hello(source: &mut PacketSource<Stream>, expected: HostId) -> Result<(), Refused> {
+    check_hello(&first_packet(source).await?, expected)
+}
+
+async fn first_packet(source: &mut PacketSource<Stream>) -> Result<Packet, Refused> {
+    source.next().await?.ok_or_else(|| Refused::new(RefusalKind::Lost, "it closed before its hello"))
+}
+
+/// The secret, if the packet is a request to redeem a ticket.
+fn ticket_secret(packet: &Packet) -> Option<Vec<u8>> {
+    let is_request = packet.kind == PacketKind::Request && packet.act.to == SessionToken::DISPATCHER;
+    match Request::from_body(&packet.body) {
+        Ok(Request::Redeem { secret }) if is_request => Some(secret),
+        _ => None,
+    }
+}
+
+fn check_hello(packet: &Packet, expected: HostId) -> Result<(), Refused> {
     let protocol = |why: String| Refused::new(RefusalKind::Protocol, why);
-    let packet = source.next().await?.ok_or_else(|| Refused::new(RefusalKind::Lost, "it closed before its hello"))?;
     if packet.kind != PacketKind::Message || packet.act != Act::default() {
         return Err(protocol("its first packet is not a hello".into()));
     }

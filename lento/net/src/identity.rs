@@ -195,6 +195,23 @@ impl Identity {
         Ok(Ok((Member { host, name, address }, reply)))
     }
 
+    /// Redeems a ticket for `host`, a member, whose certificate was verified. The results are as of [`Self::redeem`].
+    pub(crate) fn redeem_for_member(
+        &self,
+        host: HostId,
+        secret: &[u8],
+    ) -> Result<Result<(Member, Reply), Refusal>, IdentityError> {
+        let _lock = files::lock(&self.home)?;
+        let mut register = Register::load(&self.home)?;
+        let (member, fileset) = match register.redeem_for_member(&Ticket::secret_hash(secret), host) {
+            Ok(redeemed) => redeemed,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        register.store(&self.home)?;
+        let inviter = (self.host, self.name.clone(), self.listen.clone());
+        Ok(Ok((member, Reply::Redeemed { inviter, fileset })))
+    }
+
     fn issuer(&self) -> Result<Authority, IdentityError> {
         let path = self.home.join("ca-key.pem");
         if !path.exists() {

@@ -11,14 +11,23 @@ use crate::{
     tls,
 };
 use protocol::{Act, FileSetName, HostName, Packet, PacketKind, Refusal, Reply, Request, SessionToken, limits};
-use rustls::pki_types::CertificateDer;
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, ServerName},
+};
 use std::{
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
-use tokio::{io::AsyncWriteExt, net::TcpStream, task::spawn_blocking, time::timeout};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    task::{JoinError, spawn_blocking},
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 
 /// What a host has after it joined.
@@ -49,7 +58,10 @@ pub async fn join(home: &Path, ticket: &Ticket, name: HostName, listen: String) 
     let (home_of_key, key_name) = (home.to_owned(), home.join("key.pem"));
     let csr = blocking(move || prepare(&home_of_key, &key_name)).await?;
     let request = Request::Join { name: name.clone(), listen: listen.clone(), secret: ticket.secret.to_vec(), csr };
-    let reply = ask(ticket, &request).await?;
+    let reply = ask(reach(ticket), &request).await.map_err(|why| match why {
+        Unanswered::NotSent(why) => IdentityError::NotSent { address: ticket.address.clone(), why },
+        Unanswered::Lost(why) => maybe_used(ticket, why),
+    })?;
     let Reply::Joined { host, certificate, authority, inviter, fileset } = reply else {
         return Err(match reply {
             Reply::Refused(refusal) => IdentityError::Refused(refusal),
@@ -81,7 +93,7 @@ fn maybe_used(ticket: &Ticket, why: impl ToString) -> IdentityError {
     IdentityError::MaybeUsed { address: ticket.address.clone(), why: why.to_string() }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IdentityError> + Send + 'static,
 ) -> Result<T, IdentityError> {
     match spawn_blocking(work).await {
@@ -105,11 +117,22 @@ fn prepare(home: &Path, key_path: &Path) -> Result<Vec<u8>, IdentityError> {
     certs::request(&key)
 }
 
-/// Sends the request to the host that the ticket names, once it has proved to be that host.
-async fn ask(ticket: &Ticket, request: &Request) -> Result<Reply, IdentityError> {
+/// Why there is no answer to what a ticket was sent with.
+pub(crate) enum Unanswered {
+    /// It was not sent.
+    NotSent(String),
+    /// It was.
+    Lost(String),
+}
+
+/// Sends a request as the first packet to a host that has proved on the way to be the one that is meant.
+pub(crate) async fn ask(
+    reach: impl Future<Output = Result<Stream, String>>,
+    request: &Request,
+) -> Result<Reply, Unanswered> {
     let limit = Duration::from_millis(limits::HANDSHAKE_TIMEOUT_MS);
-    let not_sent = |why: String| IdentityError::NotSent { address: ticket.address.clone(), why };
-    let mut stream = match timeout(limit, reach(ticket)).await {
+    let not_sent = Unanswered::NotSent;
+    let mut stream = match timeout(limit, reach).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(why)) => return Err(not_sent(why)),
         Err(_) => return Err(not_sent("it does not answer".into())),
@@ -120,26 +143,31 @@ async fn ask(ticket: &Ticket, request: &Request) -> Result<Reply, IdentityError>
         handshake::send(&mut stream, Packet { kind: PacketKind::Request, act, body }).await?;
         PacketSource::new(&mut stream, limit, usize::MAX).next().await
     };
+    let lost = |why: &str| Unanswered::Lost(why.to_owned());
     let packet = match timeout(limit, exchange).await {
         Ok(Ok(Some(packet))) => packet,
-        Ok(Ok(None)) => return Err(maybe_used(ticket, "it closed the connection without an answer")),
-        Ok(Err(why)) => return Err(maybe_used(ticket, format!("the connection failed: {why}"))),
-        Err(_) => return Err(maybe_used(ticket, "it did not answer in time")),
+        Ok(Ok(None)) => return Err(lost("it closed the connection without an answer")),
+        Ok(Err(why)) => return Err(lost(&format!("the connection failed: {why}"))),
+        Err(_) => return Err(lost("it did not answer in time")),
     };
     if packet.kind != PacketKind::Reply || packet.act.to != JOINER {
-        return Err(maybe_used(ticket, "its answer makes no sense"));
+        return Err(lost("its answer makes no sense"));
     }
-    Reply::from_body(&packet.body).map_err(|why| maybe_used(ticket, why))
+    Reply::from_body(&packet.body).map_err(|why| lost(&why.to_string()))
 }
 
 async fn reach(ticket: &Ticket) -> Result<Stream, String> {
     let config = tls::joining(ticket.authority, ticket.inviter).map_err(|why| why.to_string())?;
-    let tcp = TcpStream::connect(&ticket.address).await.map_err(|why| why.to_string())?;
-    let tcp = handshake::prepare(tcp, Duration::from_millis(limits::PEER_SILENCE_MS)).map_err(|why| why.to_string())?;
     // Any name will do: the verifier knows what to look for.
-    let name = rustls::pki_types::ServerName::try_from("join.intermezzo").map_err(|why| why.to_string())?;
-    let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|why| why.to_string())?;
-    Ok(stream.into())
+    let name = ServerName::try_from("join.intermezzo").map_err(|why| why.to_string())?;
+    call(&ticket.address, config, name).await.map_err(|why| why.to_string())
+}
+
+/// A connection to `address` whose other end has proved to be `name`.
+pub(crate) async fn call(address: &str, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Stream> {
+    let tcp = TcpStream::connect(address).await?;
+    let tcp = handshake::prepare(tcp, Duration::from_millis(limits::PEER_SILENCE_MS))?;
+    Ok(TlsConnector::from(config).connect(name, tcp).await?.into())
 }
 
 /// The inviter's side: a caller without a certificate may ask to join, and nothing else.
@@ -157,20 +185,8 @@ pub(crate) async fn serve(core: &Arc<Core>, stream: Stream, address: SocketAddr)
     }
     let identity = core.identity.clone();
     let redeemed = spawn_blocking(move || identity.redeem(name, listen, &secret, &csr)).await;
-    let (reply, result) = match redeemed {
-        Ok(Ok(Ok((member, reply)))) => (reply, Ok(member)),
-        Ok(Ok(Err(refusal))) => {
-            let why = refusal.to_string();
-            (Reply::Refused(refusal), Err(Refused::new(RefusalKind::Ticket, why)))
-        }
-        // What failed here is this host's affair; the joiner is told that it did.
-        Ok(Err(why)) => failed(why),
-        Err(why) => failed(why),
-    };
-    let body = reply.to_body().map_err(|why| Refused::new(RefusalKind::Protocol, why))?;
-    let act = Act { from: SessionToken(1), to: packet.act.from };
-    let sent = handshake::send(source.stream_mut(), Packet { kind: PacketKind::Reply, act, body }).await;
-    let _ = source.stream_mut().shutdown().await;
+    let (reply, result) = verdict(redeemed);
+    let sent = reply_and_close(&mut source, packet.act.from, &reply).await;
     // Admitted is admitted, also if the answer was lost.
     if let (Ok(member), Reply::Joined { fileset, .. }) = (&result, &reply) {
         tracing::info!(host = %member.host, name = %member.name, %address, "admitted to the cluster");
@@ -179,6 +195,35 @@ pub(crate) async fn serve(core: &Arc<Core>, stream: Stream, address: SocketAddr)
     }
     sent?;
     result.map(drop)
+}
+
+/// Sends the one reply that a caller without a session gets.
+pub(crate) async fn reply_and_close(
+    source: &mut PacketSource<Stream>,
+    to: SessionToken,
+    reply: &Reply,
+) -> Result<(), Refused> {
+    let body = reply.to_body().map_err(|why| Refused::new(RefusalKind::Protocol, why))?;
+    let act = Act { from: SessionToken(1), to };
+    let sent = handshake::send(source.stream_mut(), Packet { kind: PacketKind::Reply, act, body }).await;
+    let _ = source.stream_mut().shutdown().await;
+    Ok(sent?)
+}
+
+/// What the redeemer is told, and what is noted here.
+pub(crate) fn verdict(
+    redeemed: Result<Result<Result<(Member, Reply), Refusal>, IdentityError>, JoinError>,
+) -> (Reply, Result<Member, Refused>) {
+    match redeemed {
+        Ok(Ok(Ok((member, reply)))) => (reply, Ok(member)),
+        Ok(Ok(Err(refusal))) => {
+            let why = refusal.to_string();
+            (Reply::Refused(refusal), Err(Refused::new(RefusalKind::Ticket, why)))
+        }
+        // What failed here is this host's affair; the other one is told that it did.
+        Ok(Err(why)) => failed(why),
+        Err(why) => failed(why),
+    }
 }
 
 fn failed(why: impl ToString) -> (Reply, Result<Member, Refused>) {

@@ -74,7 +74,7 @@ async fn shake_hands(
     let stream = handshake::wrap(TlsAcceptor::from(core.server_tls.clone()).accept(tcp).await?.into());
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     match certificate.map(crate::certs::subject) {
-        Some(Some((host, _))) => handshake::answer(core, host, stream).await.map(Some),
+        Some(Some((host, _))) => handshake::answer(core, host, stream, address).await,
         Some(None) => Err(Refused::new(RefusalKind::BadCertificate, "its certificate names no host").into()),
         None => {
             join::serve(core, stream, address).await?;

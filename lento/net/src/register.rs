@@ -28,7 +28,7 @@ pub struct TicketInfo {
     pub expires: u64,
     /// The file set that it lets its host replicate.
     pub fileset: Option<FileSetName>,
-    /// The host that it admitted.
+    /// The host that it admitted, or gave access to the file set.
     pub used_by: Option<HostId>,
     /// Hash of that host's key: it alone may redeem the ticket again, in case the answer was lost.
     key_hash: Option<String>,
@@ -118,5 +118,26 @@ impl Register {
         let fileset = ticket.fileset.clone();
         self.put_member(Member { host, name: name.clone(), address: address.to_owned() });
         Ok((host, fileset))
+    }
+
+    /// Uses a ticket for a host that is a member already: the ticket's file set. Until the ticket expires, the host may
+    /// ask again, in case the answer was lost.
+    pub(crate) fn redeem_for_member(
+        &mut self,
+        secret_hash: &str,
+        host: HostId,
+    ) -> Result<(Member, Option<FileSetName>), Refusal> {
+        let ticket = self.tickets.iter_mut().find(|t| t.secret_hash == secret_hash).ok_or(Refusal::TicketWrong)?;
+        if ticket.used_by.is_some_and(|user| user != host) {
+            return Err(Refusal::TicketUsed);
+        }
+        if unix_now() >= ticket.expires {
+            return Err(Refusal::TicketExpired);
+        }
+        let member = self.members.iter().find(|member| member.host == host).cloned();
+        let member =
+            member.ok_or_else(|| Refusal::Failed(format!("host {host} is not in that host's list of members")))?;
+        ticket.used_by = Some(host);
+        Ok((member, ticket.fileset.clone()))
     }
 }

@@ -268,8 +268,8 @@ fn request(shared: &Arc<Shared>, act: Act, body: &[u8]) -> Result<Inbound, Strin
         return Err("a request is not for the dispatcher".into());
     }
     let request = Request::from_body(body).map_err(|why| why.to_string())?;
-    if matches!(request, Request::Join { .. }) {
-        return Err("a host that has a certificate asks to join".into());
+    if matches!(request, Request::Join { .. } | Request::Redeem { .. }) {
+        return Err("a ticket is redeemed before the hello, or not at all".into());
     }
     let (token, flow) = shared.sessions().serve(act.from)?;
     let responder = Responder::new(shared.clone(), Act { from: token, to: act.from }, flow);

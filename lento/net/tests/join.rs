@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Host, connected, files, free_address, host, mode, ping, soon};
-use lento_net::{Identity, IdentityError, NetConfig, NetEvent, Ticket, join};
+use common::{Host, connected, files, free_address, host, mode, ping, soon, two};
+use lento_net::{Identity, IdentityError, NetConfig, NetEvent, Ticket, join, redeem};
 use protocol::Refusal;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -184,4 +184,51 @@ async fn only_the_first_host_invites() {
     assert!(matches!(b.identity.invite(None, Duration::from_secs(1)), Err(IdentityError::NotAuthority)));
     let c = a.admit("c", NetConfig::default()).await;
     assert_eq!(c.id(), host(3));
+}
+
+#[tokio::test]
+async fn a_member_redeems_a_ticket_while_it_is_connected() {
+    let (mut a, b, _to_b, to_a) = connected(NetConfig::default()).await;
+    let fileset = Some("second".parse().expect("a name"));
+    let ticket = a.identity.invite(fileset.clone(), Duration::from_secs(60)).expect("the first host invites");
+    for time in ["the first time", "again, as if the answer had been lost"] {
+        let redeemed = soon("the answer", redeem(&b.identity, &ticket)).await.expect(time);
+        assert_eq!((redeemed.inviter.host, &redeemed.fileset), (host(1), &fileset), "{time}");
+        match a.event().await {
+            NetEvent::Redeemed { member, fileset: f } => assert_eq!((member.host, &f), (host(2), &fileset), "{time}"),
+            other => panic!("not redeemed, but {other:?}"),
+        }
+    }
+    assert_eq!(a.identity.members().expect("readable").len(), 2, "nobody was admitted");
+    assert_eq!(b.identity.members().expect("readable").len(), 2);
+    assert_eq!(refusal(try_join(&home(), &ticket, "c").await), Refusal::TicketUsed);
+    // The connection is the one from before.
+    ping(&to_a, &mut a).await;
+}
+
+#[tokio::test]
+async fn a_member_is_told_what_is_wrong_with_its_ticket() {
+    let (mut a, b) = two(NetConfig::default()).await;
+    let register = a.home.path().join("cluster.json");
+    let before = std::fs::read(&register).expect("readable");
+    let unknown = a.ticket();
+    std::fs::write(&register, before).expect("writable");
+    assert_eq!(refusal(redeem(&b.identity, &unknown).await), Refusal::TicketWrong);
+
+    let used = a.ticket();
+    let c = home();
+    try_join(&c, &used, "c").await.expect("a good ticket");
+    assert!(matches!(a.event().await, NetEvent::Joined { .. }));
+    assert_eq!(refusal(redeem(&b.identity, &used).await), Refusal::TicketUsed);
+
+    let mut expired = a.identity.invite(None, Duration::ZERO).expect("the first host invites");
+    assert!(matches!(redeem(&b.identity, &expired).await, Err(IdentityError::Ticket(_))));
+    expired.expires += 1000;
+    assert_eq!(refusal(redeem(&b.identity, &expired).await), Refusal::TicketExpired);
+    a.refused(lento_net::RefusalKind::Ticket, 3).await;
+
+    assert!(matches!(redeem(&a.identity, &a.ticket()).await, Err(IdentityError::OwnTicket)));
+    let other = Host::first(NetConfig::default()).await;
+    let result = redeem(&b.identity, &other.ticket()).await;
+    assert!(matches!(&result, Err(IdentityError::OtherCluster { name, .. }) if name == "b"), "{result:?}");
 }

@@ -173,7 +173,8 @@ impl Mind {
     fn save(&mut self, fileset: FileSetId, saved: &lento_core::Saved) {
         let Some(set) = self.filesets.get_mut(&fileset) else { return };
         let Some(store) = &set.store else { return };
-        let result = postcard::to_stdvec(saved)
+        let result = saved
+            .to_bytes()
             .map_err(|why| why.to_string())
             .and_then(|state| tokio::task::block_in_place(|| store.save_state(&state)).map_err(|why| why.to_string()));
         if let Err(why) = result {
@@ -213,7 +214,7 @@ impl Mind {
                 }
                 Err(error) => {
                     all.insert(from, mine);
-                    commit_failed(error)
+                    commit_failed(error, store)
                 }
             };
             Event::Committed { fileset, from, result }
@@ -221,9 +222,9 @@ impl Mind {
     }
 }
 
-fn commit_failed(error: CommitError) -> CommitResult {
+fn commit_failed(error: CommitError, store: &Store) -> CommitResult {
     match error {
-        CommitError::NoSpace => CommitResult::NoSpace,
+        CommitError::NoSpace => CommitResult::NoSpace(store.bottom().shortage().to_owned()),
         CommitError::Missing(objects) => CommitResult::Missing(objects),
         CommitError::Peer(why) => CommitResult::Misbehaved(why),
         other => CommitResult::Failed(other.to_string()),

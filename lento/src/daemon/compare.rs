@@ -5,6 +5,7 @@ use super::fetchers::{Chunk, Chunks, Fetchers};
 use super::input::Input;
 use super::mind::Mind;
 use super::progress::Pace;
+use super::stage::{SILENCE, next_body, reply};
 use lento_core::Event;
 use lento_net::{Connection, Session};
 use lento_store::{Committed, Store};
@@ -50,7 +51,7 @@ pub(super) fn start(mind: &mut Mind, fileset: FileSetId, from: HostId, objects: 
                 }
                 let pace = Pace::new(if copying { "copying" } else { "comparing" });
                 let mut job = Job { store, connection, fileset, from, presto, inputs: inputs.clone(), pace, copying };
-                job.run(objects).map_err(|why| format!("{why:#}"))
+                job.run(objects).map_err(|why| job.told(&why))
             }
         };
         if let Err(why) = &result {
@@ -86,6 +87,14 @@ impl Job {
         }
     }
 
+    /// Why it ended, in words: of what there is too little, too, when the disk is full.
+    fn told(&self, why: &anyhow::Error) -> String {
+        let full = |cause: &(dyn std::error::Error + 'static)| {
+            cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) == Some(libc::ENOSPC)
+        };
+        if why.chain().any(full) { format!("{}: {why:#}", self.store.bottom().shortage()) } else { format!("{why:#}") }
+    }
+
     fn compare(&mut self, root: ObjectId, distrust: bool) -> anyhow::Result<Position> {
         let options = CompareOptions { distrust, ..CompareOptions::default() };
         let mut comparer = Comparer::new(self.store.clone(), root, self.from, options);
@@ -109,7 +118,11 @@ impl Job {
             invalidate(Committed { upto: after, invalidate: report.invalidate }, presto, 0);
         }
         if let Some((id, errno)) = report.failed.first() {
-            let why = if *errno == 0 { "the transfer was interrupted" } else { nix::Error::from_raw(*errno).desc() };
+            let why = match *errno {
+                0 => "the transfer was interrupted",
+                libc::ENOSPC => self.store.bottom().shortage(),
+                other => nix::Error::from_raw(other).desc(),
+            };
             anyhow::bail!("{} contents could not be had; the first is object {id}: {why}", report.failed.len());
         }
         Ok(after)
@@ -119,7 +132,7 @@ impl Job {
     fn work(&mut self, root: ObjectId, comparer: &mut Comparer, chunks: &mut Chunks<'_>) -> anyhow::Result<Position> {
         let mut session = self.connection.request(&Request::List { fileset: self.fileset, root, deep: true })?;
         if let Some(mut data) = session.data() {
-            while let Some(body) = data.blocking_recv()? {
+            while let Some(body) = next_body(&mut data, SILENCE, &mut || true)? {
                 comparer.take(&body)?;
                 chunks.want(comparer, false);
                 while let Some(fetched) = chunks.poll(Duration::ZERO)? {
@@ -159,7 +172,7 @@ impl Job {
 }
 
 fn listed(mut session: Session) -> anyhow::Result<Position> {
-    match tokio::runtime::Handle::current().block_on(session.reply())? {
+    match reply(&mut session, SILENCE)? {
         Reply::Listed { after } => Ok(after),
         Reply::Refused(refusal) => anyhow::bail!(refusal),
         other => anyhow::bail!("a strange answer to a request for a listing: {other:?}"),

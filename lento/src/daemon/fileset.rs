@@ -26,6 +26,8 @@ pub(super) struct FileSet {
     /// Contents that were fetched and not yet committed, by the peer that they came from.
     pub(super) staged: Arc<Mutex<BTreeMap<HostId, Staged>>>,
     pub(super) progress: Option<Progress>,
+    /// The last figures of the last comparison.
+    pub(super) last_progress: Option<Progress>,
     pub(super) last_error: Option<(Instant, String)>,
     /// The length of the log will be looked at soon.
     pub(super) measuring_log: bool,
@@ -107,6 +109,7 @@ impl FileSet {
             },
             staged: Arc::default(),
             progress: None,
+            last_progress: None,
             last_error: None,
             measuring_log: false,
             flushing: VecDeque::new(),

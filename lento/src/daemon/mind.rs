@@ -132,6 +132,7 @@ impl Mind {
             Input::Call(call) => self.take_call(call),
             Input::Progress { fileset, progress } => {
                 if let Some(set) = self.filesets.get_mut(&fileset) {
+                    set.last_progress = progress.clone().or(set.last_progress.take());
                     set.progress = progress;
                 }
             }

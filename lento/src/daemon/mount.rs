@@ -159,6 +159,8 @@ impl Mount {
             .arg(&self.config.mount)
             .arg("--fileset")
             .arg(self.config.id.to_string())
+            .arg("--name")
+            .arg(self.config.name.as_str())
             .arg("--host")
             .arg(self.host.to_string())
             .arg("--socket")

@@ -1,6 +1,7 @@
 //! Progress of long work, told at most ten times a second.
 
-use lento_cli::control::Progress;
+use super::input::Answers;
+use lento_cli::control::{ControlEvent, Progress};
 use std::time::{Duration, Instant};
 
 /// Longest rate of telling.
@@ -25,6 +26,18 @@ impl Pace {
         }
         self.told = Some(Instant::now());
         Some(self.now(files, bytes, totals))
+    }
+
+    /// Tells a command how many files are done, if it is time; a command that does not listen misses it.
+    pub(super) fn tell(&mut self, answers: &Answers, files: u64) {
+        if let Some(progress) = self.due(files, 0, None) {
+            let _ = answers.try_send(ControlEvent::Progress(progress));
+        }
+    }
+
+    /// Tells a command that all these files are done.
+    pub(super) fn end(&self, answers: &Answers, files: u64) {
+        let _ = answers.try_send(ControlEvent::Progress(self.now(files, 0, None)));
     }
 
     /// The progress, whether it is time or not: for the end.

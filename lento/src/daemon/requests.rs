@@ -3,7 +3,7 @@
 use super::input::{Call, Input};
 use super::mind::{Mind, PeerView};
 use lento_core::Event;
-use lento_net::{NetEvent, Responder};
+use lento_net::{Member, NetEvent, Responder};
 use lento_transfer::{Stopped, list, manifest, serve};
 use protocol::{Access, FileSetId, FileSetName, HostId, Refusal, Reply, Request, Role};
 use std::time::Instant;
@@ -39,13 +39,22 @@ impl Mind {
             NetEvent::Request { host, request, responder } => self.take_request(host, request, responder),
             NetEvent::Joined { member, fileset } => {
                 tracing::info!(host = %member.name, id = %member.host, "joined the cluster");
-                let invited = fileset.and_then(|name| self.by_name(&name));
-                if let Some(set) = invited.and_then(|id| self.filesets.get_mut(&id)) {
-                    set.config.invited.insert(member.name);
-                    if let Err(failure) = self.save_filesets() {
-                        tracing::error!(why = failure.message, "an invitation is not kept");
-                    }
-                }
+                self.give_access(member, fileset);
+            }
+            NetEvent::Redeemed { member, fileset } => {
+                tracing::info!(host = %member.name, id = %member.host, ?fileset, "redeemed a ticket");
+                self.give_access(member, fileset);
+            }
+        }
+    }
+
+    /// A host with a ticket for the file set may replicate it from now on.
+    fn give_access(&mut self, member: Member, fileset: Option<FileSetName>) {
+        let invited = fileset.and_then(|name| self.by_name(&name));
+        if let Some(set) = invited.and_then(|id| self.filesets.get_mut(&id)) {
+            set.config.invited.insert(member.name);
+            if let Err(failure) = self.save_filesets() {
+                tracing::error!(why = failure.message, "an invitation is not kept");
             }
         }
     }
@@ -65,7 +74,7 @@ impl Mind {
     fn take_request(&mut self, host: HostId, request: Request, responder: Responder) {
         match request {
             // The network takes those itself.
-            Request::Join { .. } => drop(responder),
+            Request::Join { .. } | Request::Redeem { .. } => drop(responder),
             Request::FileSets => {
                 let sets = self.filesets.values().filter(|set| self.may_replicate(host, set.config.id));
                 let list = sets.map(|set| (set.config.id, set.config.name.clone())).collect();

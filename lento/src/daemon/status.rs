@@ -121,7 +121,7 @@ impl Mind {
         }
     }
 
-    fn lag(&self, set: &FileSet, link: &LinkStatus, end: Position) -> Lag {
+    pub(super) fn lag(&self, set: &FileSet, link: &LinkStatus, end: Position) -> Lag {
         if link.acked >= end {
             return Lag::default();
         }

@@ -68,11 +68,18 @@ impl Store {
     /// [`StoreError::NotEmpty`]; an empty `lost+found` is removed, and `e2fsck` makes it again when it needs it.
     pub fn create(bottom: Arc<Bottom>, config: StoreConfig) -> Result<Self, StoreError> {
         refuse_log(&bottom)?;
-        // Fails if it is not there or not empty, which the look at the directory then shows.
-        let _ = unlinkat(bottom.root(), "lost+found", UnlinkatFlags::RemoveDir);
         let what = "reading the new replica's directory";
-        if let Some(entry) = bottom.read_dir(bottom.root()).map_err(StoreError::io(what))?.next() {
-            return Err(StoreError::NotEmpty(entry.map_err(StoreError::io(what))?.name.to_string()));
+        let mut found = false;
+        for entry in bottom.read_dir(bottom.root()).map_err(StoreError::io(what))? {
+            let name = entry.map_err(StoreError::io(what))?.name;
+            if name.as_bytes() != b"lost+found" {
+                return Err(StoreError::NotEmpty(name.to_string()));
+            }
+            found = true;
+        }
+        // Fails if it is not empty.
+        if found && unlinkat(bottom.root(), "lost+found", UnlinkatFlags::RemoveDir).is_err() {
+            return Err(StoreError::NotEmpty("lost+found".to_owned()));
         }
         remove_index(&config.index)?;
         let index = Index::open(&config.index, config.fileset, config.host, true)?;

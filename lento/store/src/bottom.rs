@@ -219,6 +219,25 @@ impl Bottom {
         let stat = nix::sys::statvfs::fstatvfs(self.root())?;
         Ok(stat.blocks_free() * stat.fragment_size())
     }
+
+    /// After `ENOSPC`, of what there is too little on the bottom's file system, for people.
+    pub fn shortage(&self) -> &'static str {
+        match nix::sys::statvfs::fstatvfs(self.root()) {
+            Ok(stat) => shortage_of(stat.files(), stat.files_free()),
+            Err(_) => NO_SPACE,
+        }
+    }
+}
+
+const NO_SPACE: &str = "no space left on the disk of the store";
+
+/// File systems without a table of inodes have 0 in all.
+fn shortage_of(inodes: u64, free: u64) -> &'static str {
+    if inodes > 0 && free == 0 {
+        "no inodes left on the disk of the store (`df -i`): remove files there, or make it anew with more"
+    } else {
+        NO_SPACE
+    }
 }
 
 impl Iterator for ReadDir {
@@ -318,4 +337,16 @@ pub(crate) fn make_dir(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Stor
     let made = open_dir(dir, name).map_err(StoreError::io(what()))?;
     sys::chmod(made.as_fd(), 0o700).map_err(StoreError::io(what()))?;
     Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NO_SPACE, shortage_of};
+
+    #[test]
+    fn it_is_told_which_of_both_is_short() {
+        assert!(shortage_of(1000, 0).contains("inodes"));
+        assert_eq!(shortage_of(1000, 1), NO_SPACE);
+        assert_eq!(shortage_of(0, 0), NO_SPACE);
+    }
 }

@@ -61,10 +61,15 @@ pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], at: u64) -> io::Resu
 
 /// Adds the first `size` bytes of `file` to `hasher`; `false` if there are fewer.
 pub(crate) fn hash_prefix(file: &File, size: u64, hasher: &mut blake3::Hasher) -> io::Result<bool> {
-    let mut buffer = vec![0; PIECE.min(size as usize)];
-    let mut at = 0;
-    while at < size {
-        let len = PIECE.min((size - at) as usize);
+    hash_range(file, 0..size, hasher)
+}
+
+/// Adds a range of `file` to `hasher`; `false` if the file ends before.
+pub(crate) fn hash_range(file: &File, range: Range<u64>, hasher: &mut blake3::Hasher) -> io::Result<bool> {
+    let mut at = range.start;
+    let mut buffer = vec![0; PIECE.min((range.end - at) as usize)];
+    while at < range.end {
+        let len = PIECE.min((range.end - at) as usize);
         if read_full_at(file, &mut buffer[..len], at)? < len {
             return Ok(false);
         }

@@ -12,13 +12,18 @@ pub(crate) struct Packer<'a, 'e> {
     emit: &'a mut Emit<'e>,
     body: Vec<u8>,
     waited: Duration,
+    /// When the last body went.
+    sent: Instant,
+    /// For so long nothing may go.
+    alive: Duration,
 }
 
 const CAPACITY: usize = limits::DATA_CHUNK_BYTES + 4 * 1024;
 
 impl<'a, 'e> Packer<'a, 'e> {
     pub(crate) fn new(emit: &'a mut Emit<'e>) -> Self {
-        Self { emit, body: Vec::new(), waited: Duration::ZERO }
+        let alive = Duration::from_millis(limits::TRANSFER_ALIVE_MS);
+        Self { emit, body: Vec::new(), waited: Duration::ZERO, sent: Instant::now(), alive }
     }
 
     /// Adds an item that carries `payload` bytes.
@@ -68,6 +73,12 @@ impl<'a, 'e> Packer<'a, 'e> {
         Ok(filled)
     }
 
+    /// To be called now and then in work that adds nothing: if nothing went for long, what there is goes, be it an
+    /// empty body, so that the receiver does not take the sender for dead.
+    pub(crate) fn still_at_work(&mut self) -> Result<(), TransferError> {
+        if self.sent.elapsed() >= self.alive { self.emit() } else { Ok(()) }
+    }
+
     /// Emits what is left.
     pub(crate) fn finish(mut self) -> Result<(), TransferError> {
         self.flush()
@@ -93,12 +104,14 @@ impl<'a, 'e> Packer<'a, 'e> {
     }
 
     fn flush(&mut self) -> Result<(), TransferError> {
-        if self.body.is_empty() {
-            return Ok(());
-        }
+        if self.body.is_empty() { Ok(()) } else { self.emit() }
+    }
+
+    fn emit(&mut self) -> Result<(), TransferError> {
         let started = Instant::now();
         (self.emit)(std::mem::take(&mut self.body))?;
-        self.waited += started.elapsed();
+        self.sent = Instant::now();
+        self.waited += self.sent - started;
         Ok(())
     }
 }
@@ -107,6 +120,23 @@ impl<'a, 'e> Packer<'a, 'e> {
 mod tests {
     use super::*;
     use protocol::{Content, Position};
+
+    #[test]
+    fn long_work_without_items_is_told_by_an_empty_body() {
+        let mut bodies = Vec::new();
+        let mut emit = |body: Vec<u8>| {
+            bodies.push(body.len());
+            Ok(())
+        };
+        let mut packer = Packer::new(&mut emit);
+        packer.still_at_work().expect("nothing to do yet");
+        packer.alive = Duration::ZERO;
+        packer.still_at_work().expect("it is emitted");
+        packer.push(&Item::Gone { index: 1 }, 0).expect("it fits");
+        packer.still_at_work().expect("what there is goes");
+        packer.finish().expect("nothing is left");
+        assert_eq!(bodies, [0, 2]);
+    }
 
     #[test]
     fn a_chunk_filled_in_place_is_a_chunk() {

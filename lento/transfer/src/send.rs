@@ -3,7 +3,7 @@
 use crate::{
     delta,
     error::{Fault, TransferError},
-    io::{append_at, hash_prefix, hash_zeros, next_data},
+    io::{append_at, hash_range, hash_zeros, next_data},
     packer::Packer,
     squeeze::Squeeze,
     wire::Item,
@@ -11,6 +11,9 @@ use crate::{
 use nix::errno::Errno;
 use protocol::{Coding, Have, limits};
 use std::fs::File;
+
+/// So many bytes are hashed at a time without a thought for the receiver that waits.
+const STRETCH: u64 = 64 << 20;
 
 /// How sending one file ended, if it was not stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,8 +89,14 @@ impl Sender<'_, '_, '_> {
             return Ok(Sent::Whole(*hash));
         }
         let mut hasher = blake3::Hasher::new();
-        if !hash_prefix(self.file, prefix, &mut hasher)? {
-            return Err(Halt::Shrunk);
+        let mut at = 0;
+        while at < prefix {
+            let end = prefix.min(at + STRETCH);
+            if !hash_range(self.file, at..end, &mut hasher)? {
+                return Err(Halt::Shrunk);
+            }
+            at = end;
+            self.packer.still_at_work()?;
         }
         if hasher.finalize() != *hash {
             return Ok(Sent::Differs);
@@ -103,7 +112,12 @@ impl Sender<'_, '_, '_> {
             let data = next_data(self.file, at, self.size)?;
             if data.start > at {
                 let bytes = data.start - at;
-                hash_zeros(bytes, &mut hasher);
+                let mut left = bytes;
+                while left > 0 {
+                    hash_zeros(left.min(STRETCH), &mut hasher);
+                    left -= left.min(STRETCH);
+                    self.packer.still_at_work()?;
+                }
                 self.packer.push(&Item::Hole { index: self.index, bytes }, 0)?;
             }
             at = data.start;
@@ -171,6 +185,7 @@ impl Sender<'_, '_, '_> {
             hasher.update(&window);
             delta.clear();
             delta::diff(&indexed, &window, &mut delta)?;
+            self.packer.still_at_work()?;
             for piece in delta.chunks(limits::DATA_CHUNK_BYTES) {
                 self.squeeze.waited(self.packer.take_waited());
                 if self.squeeze.is_worth_trying() {

@@ -163,6 +163,7 @@ pub fn request() -> impl Strategy<Value = Request> {
         (fileset(), object(), any::<bool>()).prop_map(|(fileset, root, deep)| Request::List { fileset, root, deep }),
         fileset().prop_map(|fileset| Request::Manifest { fileset }),
         fileset().prop_map(|fileset| Request::Wait { fileset }),
+        bytes(100).prop_map(|secret| Request::Redeem { secret }),
     ]
 }
 
@@ -185,11 +186,11 @@ pub fn reply() -> impl Strategy<Value = Reply> {
         ".{0,50}".prop_map(Refusal::Busy),
         ".{0,50}".prop_map(Refusal::Failed),
     ];
-    let inviter = (host(), label(), ".{0,50}").prop_map(|(id, name, at)| (id, name.parse().expect("a label"), at));
+    let inviter = || (host(), label(), ".{0,50}").prop_map(|(id, name, at)| (id, name.parse().expect("a label"), at));
     prop_oneof![
         Just(Reply::Done),
         refusal.prop_map(Reply::Refused),
-        (host(), bytes(500), bytes(500), inviter, option::of(label())).prop_map(
+        (host(), bytes(500), bytes(500), inviter(), option::of(label())).prop_map(
             |(host, certificate, authority, inviter, fileset)| Reply::Joined {
                 host,
                 certificate,
@@ -204,6 +205,10 @@ pub fn reply() -> impl Strategy<Value = Reply> {
         (fileset(), access()).prop_map(|(fileset, access)| Reply::Replicating { fileset, access }),
         (any::<u64>(), position()).prop_map(|(epoch, after)| Reply::Permit { epoch, after }),
         position().prop_map(|after| Reply::Listed { after }),
+        (inviter(), option::of(label())).prop_map(|(inviter, fileset)| Reply::Redeemed {
+            inviter,
+            fileset: fileset.map(|name| name.parse().expect("a label")),
+        }),
     ]
 }
 

@@ -52,14 +52,17 @@ Example:
   lento fileset list --json | jq '.[].name'";
 
 pub(super) const FILESET_REMOVE: &str = "\
-Unmounts the file set, takes this host off it, and removes InterMezzo's own data from the directory. All files stay.
+Unmounts the file set, takes this host off it, and removes InterMezzo's own data from the directory. All files stay. \
+It is refused, and nothing is changed, when another host would miss it: --force is for when that host is gone for good.
 
 Example:
   lento fileset remove web
+  lento fileset remove web --force
   lento fileset remove web --yes";
 
 pub(super) const INVITE: &str = "\
-The ticket holds this host's address, the fingerprint of the cluster's authority and a secret. It admits one host, once. \
+The ticket holds this host's address, the fingerprint of the cluster's authority and a secret. It is for one host, once: a new \
+one or one that is a member already. \
 Send it by a way that others cannot read.
 
 Example:
@@ -67,11 +70,13 @@ Example:
   lento invite --fileset web --expires 10m";
 
 pub(super) const JOIN: &str = "\
-The host that gave the ticket must be running and reachable.
+The host that gave the ticket must be running and reachable. A host that is a member of the cluster keeps its name and \
+address: the ticket gives it access to one more file set, while its daemon runs or not.
 
 Example:
   lento join TICKET --name b --listen 10.0.0.2:7400
-  lento join - --name b --listen 10.0.0.2:7400 < ticket";
+  lento join - --name b --listen 10.0.0.2:7400 < ticket
+  lento join TICKET && lento replicate mail --store /srv/mail";
 
 pub(super) const REPLICATE: &str = "\
 Copies everything, with progress, then stays live: changes on either side reach the other as they happen. Ctrl-C leaves \
@@ -133,3 +138,10 @@ the store, while the file set stays in use; the exit code is 1 if they do not ag
 Example:
   lento fsck web
   lento fsck web --rebuild";
+
+pub(super) const GENERATE: &str = "\
+The directory is made if it does not exist.
+
+Example:
+  lento generate man /usr/local/share/man/man1
+  lento generate completions /tmp/completions";

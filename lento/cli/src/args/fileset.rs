@@ -77,7 +77,7 @@ impl WaitOptions {
 pub struct CreateArgs {
     /// Name of the new file set, unique in the cluster
     pub name: FileSetName,
-    /// The native directory, with or without files in it; made if it does not exist. On ext4
+    /// The native directory, with or without files in it. On ext4
     #[arg(long, value_name = "DIR")]
     pub store: PathBuf,
     /// Mounting
@@ -114,4 +114,7 @@ pub struct RemoveArgs {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
+    /// Also when other hosts replicate it, or the holder is gone: what they have not got is given up, and told
+    #[arg(long)]
+    pub force: bool,
 }

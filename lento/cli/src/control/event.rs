@@ -124,7 +124,8 @@ pub struct Ticket {
 }
 
 /// A request that failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
 pub struct Failure {
     /// What failed, on which object, and why; no full stop.
     pub message: String,

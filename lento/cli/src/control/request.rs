@@ -62,7 +62,7 @@ pub enum ControlRequest {
     FilesetCreate {
         /// The new name.
         name: FileSetName,
-        /// The native directory; made if it does not exist.
+        /// The native directory, which exists.
         store: ByteText,
         /// Where to mount; over `store` itself if absent.
         mount: Option<ByteText>,
@@ -73,6 +73,9 @@ pub enum ControlRequest {
     FilesetRemove {
         /// Which.
         name: FileSetName,
+        /// Also when other hosts replicate it, or cannot be reached; [`super::ControlEvent::Note`]s tell what is given up.
+        #[serde(default)]
+        force: bool,
     },
     /// A ticket for one more host. Answered by [`super::ControlEvent::Ticket`].
     Invite {

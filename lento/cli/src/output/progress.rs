@@ -18,11 +18,13 @@ pub(super) struct ProgressLine {
     bar: Option<ProgressBar>,
     task: String,
     printed: Option<Instant>,
+    /// Off a terminal, what came after the last line: at the end it is told.
+    untold: Option<String>,
 }
 
 impl ProgressLine {
     pub(super) fn new(terminal: bool) -> Self {
-        Self { terminal, bar: None, task: String::new(), printed: None }
+        Self { terminal, bar: None, task: String::new(), printed: None, untold: None }
     }
 
     pub(super) fn show(&mut self, progress: &Progress) {
@@ -39,11 +41,21 @@ impl ProgressLine {
             bar.set_prefix(format!("{:<10}", progress.task));
             bar.set_message(describe(progress));
             bar.set_position(progress.bytes);
-        } else if self.printed.is_none_or(|at| at.elapsed() >= LINE_INTERVAL) {
-            self.printed = Some(Instant::now());
-            // Progress is a courtesy: when standard error is gone the task goes on all the same.
-            let _ = writeln!(std::io::stderr(), "{}: {}", progress.task, describe(progress));
+        } else if let Some(line) = self.line(progress) {
+            say(&line);
         }
+    }
+
+    /// The line for this progress, if it is time for one.
+    fn line(&mut self, progress: &Progress) -> Option<String> {
+        let line = format!("{}: {}", progress.task, describe(progress));
+        if self.printed.is_some_and(|at| at.elapsed() < LINE_INTERVAL) {
+            self.untold = Some(line);
+            return None;
+        }
+        self.printed = Some(Instant::now());
+        self.untold = None;
+        Some(line)
     }
 
     /// Lets `print` write lines above the bar.
@@ -58,9 +70,17 @@ impl ProgressLine {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+        if let Some(line) = self.untold.take() {
+            say(&line);
+        }
         self.task.clear();
         self.printed = None;
     }
+}
+
+/// Progress is a courtesy: when standard error is gone the task goes on all the same.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn new_bar() -> ProgressBar {
@@ -76,11 +96,11 @@ fn describe(progress: &Progress) -> String {
         Some(total) => format!("{done} of {total}"),
         None => done,
     };
-    let mut text = format!(
-        "{} files, {}",
-        of(count(progress.files), progress.files_total.map(count)),
-        of(bytes(progress.bytes), progress.bytes_total.map(bytes)),
-    );
+    let word = if progress.files_total.unwrap_or(progress.files) == 1 { "file" } else { "files" };
+    let mut text = format!("{} {word}", of(count(progress.files), progress.files_total.map(count)));
+    if progress.bytes > 0 || progress.bytes_total.is_some_and(|total| total > 0) {
+        text += &format!(", {}", of(bytes(progress.bytes), progress.bytes_total.map(bytes)));
+    }
     if progress.bytes_per_s > 0 {
         text += &format!(", {}/s", bytes(progress.bytes_per_s));
         if let Some(left) = progress.bytes_total.and_then(|total| total.checked_sub(progress.bytes)).filter(|n| *n > 0)
@@ -93,7 +113,7 @@ fn describe(progress: &Progress) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{describe, new_bar};
+    use super::{ProgressLine, describe, new_bar};
     use crate::control::Progress;
 
     #[test]
@@ -107,7 +127,22 @@ mod tests {
             bytes_per_s: 20 << 20,
         };
         assert_eq!(describe(&progress), "1,200 of 10,000 files, 12.00 MiB of 1.00 GiB, 20.00 MiB/s, 51s left");
-        assert_eq!(describe(&Progress::default()), "0 files, 0 B");
+        assert_eq!(describe(&Progress::default()), "0 files");
+        assert_eq!(describe(&Progress { files: 1, ..Progress::default() }), "1 file");
+        let one = Progress { files_total: Some(1), bytes_total: Some(5), ..Progress::default() };
+        assert_eq!(describe(&one), "0 of 1 file, 0 B of 5 B");
+    }
+
+    #[test]
+    fn the_last_figures_are_told_though_it_is_not_time() {
+        let mut lines = ProgressLine::new(false);
+        let at = |files| Progress { task: "checking".into(), files, ..Progress::default() };
+        assert_eq!(lines.line(&at(1_024)).as_deref(), Some("checking: 1,024 files"));
+        assert_eq!(lines.line(&at(2_048)), None);
+        assert_eq!(lines.line(&at(6_308)), None);
+        assert_eq!(lines.untold.as_deref(), Some("checking: 6,308 files"));
+        lines.finish();
+        assert_eq!(lines.untold, None);
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Screen {
     paint: Paint,
     progress: ProgressLine,
     json: bool,
+    /// Whether remarks go to standard error, as standard output is for records.
+    remarks: bool,
 }
 
 impl Screen {
@@ -58,7 +60,13 @@ impl Screen {
             paint: Paint(!json && wants_colour(io::stdout().is_terminal())),
             progress: ProgressLine::new(terminal),
             json,
+            remarks: false,
         }
+    }
+
+    /// The same, with remarks on standard error, also among JSON.
+    pub(crate) fn remarking(self) -> Self {
+        Self { remarks: true, ..self }
     }
 
     pub(crate) fn paint(&self) -> Paint {
@@ -91,6 +99,11 @@ impl Screen {
     /// # Errors
     /// When standard output is gone.
     pub fn note(&mut self, text: impl Display) -> io::Result<()> {
+        if self.remarks {
+            // Nobody may listen there: the records matter.
+            let _ = self.progress.suspend(|| writeln!(io::stderr(), "{text}"));
+            return Ok(());
+        }
         if self.json { Ok(()) } else { self.line(text) }
     }
 

@@ -136,7 +136,8 @@ fn replica_cells(replica: Option<&ReplicaStatus>) -> [Cell; 2] {
     let lag = match (&replica.progress, replica.lag) {
         (Some(progress), _) => {
             let of = |total: Option<u64>| total.map(|n| format!(" of {}", count(n))).unwrap_or_default();
-            format!("{}{} files", count(progress.files), of(progress.files_total))
+            let word = if progress.files_total.unwrap_or(progress.files) == 1 { "file" } else { "files" };
+            format!("{}{} {word}", count(progress.files), of(progress.files_total))
         }
         (None, lag) if lag.records == 0 && lag.bytes == 0 => "none".into(),
         (None, lag) => format!("{}, {}, {:.1} s", counted(lag.records, "record"), bytes(lag.bytes), lag.seconds),

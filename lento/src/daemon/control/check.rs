@@ -45,11 +45,9 @@ async fn check(
     let (checked, told) = (store.clone(), answers.clone());
     let work = tokio::task::spawn_blocking(move || {
         let mut pace = Pace::new("checking");
-        checked.check(&mut |objects| {
-            if let Some(progress) = pace.due(objects, 0, None) {
-                let _ = told.try_send(ControlEvent::Progress(progress));
-            }
-        })
+        let checked = checked.check(&mut |objects| pace.tell(&told, objects))?;
+        pace.end(&told, checked.0);
+        Ok::<_, lento_store::StoreError>(checked)
     });
     let (entries, mut flaws): (u64, Vec<Suspect>) = work.await.map_err(failed)?.map_err(failed)?;
     // What was changed while the tree was read is in the log by now, or will be when the operation has ended before which
@@ -64,16 +62,26 @@ async fn check(
         flaws = work.await.map_err(failed)?.map_err(failed)?;
         tokio::time::sleep(PAUSE).await;
     }
-    for flaw in flaws.iter().take(TOLD) {
-        let _ = answers.send(ControlEvent::Note(flaw.to_string())).await;
+    for line in lines(&flaws) {
+        let _ = answers.send(ControlEvent::Note(line)).await;
     }
+    let word = if entries == 1 { "entry" } else { "entries" };
     if flaws.is_empty() {
-        return Ok(Some(format!("the database of {name} agrees with the store: {entries} entries")));
+        return Ok(Some(format!("the database of {name} agrees with the store: {entries} {word}")));
     }
     Err(hinted(
-        format!("the database of {name} does not agree with the store in {} of {entries} entries", flaws.len()),
+        format!("the database of {name} does not agree with the store in {} of {entries} {word}", flaws.len()),
         format!("`lento fsck {name} --rebuild` makes it anew; nothing is lost with it"),
     ))
+}
+
+/// What is told of flaws: the first ones, and how many more there are.
+fn lines<T: ToString>(flaws: &[T]) -> Vec<String> {
+    let mut lines: Vec<String> = flaws.iter().take(TOLD).map(ToString::to_string).collect();
+    if flaws.len() > TOLD {
+        lines.push(format!("… and {} more", flaws.len() - TOLD));
+    }
+    lines
 }
 
 /// Has Presto write what it has of the log; without a mount all is written. Files that wait for the permit to be logged
@@ -81,4 +89,17 @@ async fn check(
 async fn flush(inputs: &mpsc::Sender<Input>, id: FileSetId) {
     let flushed = call(inputs, |reply| Call::Flush { fileset: id, reply });
     let _ = tokio::time::timeout(FLUSH, flushed).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TOLD, lines};
+
+    #[test]
+    fn a_list_that_is_cut_short_says_so() {
+        let flaws: Vec<usize> = (0..TOLD + 7).collect();
+        assert_eq!(lines(&flaws[..TOLD]).len(), TOLD);
+        let told = lines(&flaws);
+        assert_eq!((told.len(), told.last().map(String::as_str)), (TOLD + 1, Some("… and 7 more")));
+    }
 }

@@ -1,7 +1,7 @@
 //! `lento fileset create`: a directory is adopted in place.
 
 use super::conclude;
-use super::open::{hand_over, open_directory, ready, store_config};
+use super::open::{expect_directory, hand_over, open_directory, ready, store_config};
 use crate::daemon::error::{failed, hinted};
 use crate::daemon::files::FileSetConfig;
 use crate::daemon::input::{Answers, OpenStore, Then};
@@ -12,7 +12,7 @@ use lento_core::Saved;
 use lento_store::{Bottom, Store};
 use protocol::{FileSetId, FileSetName, HostId};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 impl Mind {
@@ -48,6 +48,9 @@ impl Mind {
         if mount != store && (mount.starts_with(&store) || store.starts_with(&mount)) {
             return Err(failed("the mount point and the store lie in one another: make them the same, or separate"));
         }
+        if mount != store {
+            expect_directory(&mount, "where it is to be mounted")?;
+        }
         Ok(FileSetConfig {
             name,
             id,
@@ -69,7 +72,9 @@ impl Mind {
         wait: WaitPolicy,
         answers: Answers,
     ) {
-        let prepared = random_id().and_then(|id| self.new_fileset(name, id, &store, mount.as_ref(), wait));
+        let prepared = expect_directory(store.as_path(), "the store")
+            .and_then(|()| random_id())
+            .and_then(|id| self.new_fileset(name, id, &store, mount.as_ref(), wait));
         let (home, host, inputs) = (self.home.clone(), self.identity.host, self.inputs.clone());
         tokio::spawn(async move {
             let mut config = match prepared {
@@ -105,24 +110,20 @@ fn random_id() -> Result<FileSetId, Failure> {
 }
 
 fn adopt(home: &Path, host: HostId, config: &FileSetConfig, answers: &Answers) -> Result<OpenStore, Failure> {
-    make_directory(&config.store)?;
     let root = open_directory(&config.store)?;
     // `.intermezzo` appears in the directory, which is not a change that its owner made.
     let times = nix::sys::stat::fstat(&root).map_err(failed)?;
     let bottom = Arc::new(Bottom::new(root).map_err(failed)?);
     let mut pace = Pace::new("adopting");
+    let mut done = 0;
     let mut tell = |objects| {
-        if let Some(progress) = pace.due(objects, 0, None) {
-            let _ = answers.try_send(ControlEvent::Progress(progress));
-        }
+        done = objects;
+        pace.tell(answers, objects);
     };
     let store = Store::adopt(bottom, store_config(home, host, config), &mut tell).map_err(failed)?;
+    pace.end(answers, done);
     let mtime = nix::sys::time::TimeSpec::new(times.st_mtime, times.st_mtime_nsec);
     nix::sys::stat::futimens(store.bottom().root(), &nix::sys::time::TimeSpec::UTIME_OMIT, &mtime).map_err(failed)?;
     store.sync().map_err(failed)?;
     ready(store, Some(Saved::held_by(host, host)))
-}
-
-pub(super) fn make_directory(path: &PathBuf) -> Result<(), Failure> {
-    std::fs::create_dir_all(path).map_err(|why| failed(format!("cannot make {}: {why}", path.display())))
 }

@@ -6,6 +6,7 @@ mod create;
 mod log;
 mod mounts;
 pub(super) mod open;
+mod rebuild;
 mod remove;
 mod replicate;
 mod verify;
@@ -101,7 +102,7 @@ impl Mind {
             ControlRequest::FilesetCreate { name, store, mount, wait } => {
                 self.create(name, store, mount, wait, answers);
             }
-            ControlRequest::FilesetRemove { name } => self.remove(&name, answers),
+            ControlRequest::FilesetRemove { name, force } => self.remove(&name, force, answers),
             ControlRequest::Invite { fileset, life_s } => match self.invite(fileset, life_s) {
                 Ok(ticket) => end(&answers, [ControlEvent::Ticket(ticket), ControlEvent::Done(None)]),
                 Err(failure) => end(&answers, [ControlEvent::Failed(failure)]),

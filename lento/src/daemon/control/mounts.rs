@@ -1,5 +1,6 @@
 //! `lento mount`, `lento umount`.
 
+use super::open::expect_directory;
 use super::{conclude, end};
 use crate::daemon::error::{failed, hinted, no_fileset};
 use crate::daemon::input::Answers;
@@ -30,6 +31,7 @@ impl Mind {
             if dir != set.config.store && (dir.starts_with(&set.config.store) || set.config.store.starts_with(dir)) {
                 return Err(failed("the mount point and the store lie in one another"));
             }
+            expect_directory(dir, "the mount point")?;
             match &mut set.config.client {
                 Some(client) => {
                     client.cache_bytes = choice.cache_bytes.unwrap_or(client.cache_bytes);

@@ -22,6 +22,21 @@ pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, Failure> {
     })
 }
 
+/// Refuses a directory that is not there, which is mistyped more often than meant. One that is covered by a dead mount is
+/// there.
+pub(super) fn expect_directory(path: &Path, what: &str) -> Result<(), Failure> {
+    match tokio::task::block_in_place(|| std::fs::metadata(path)) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(failed(format!("{}, {what}, is not a directory", path.display()))),
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => Err(hinted(
+            format!("{}, {what}, does not exist", path.display()),
+            format!("if it is not mistyped: mkdir -p {}", path.display()),
+        )),
+        Err(why) if why.kind() == std::io::ErrorKind::NotConnected => Ok(()),
+        Err(why) => Err(failed(format!("{}, {what}, cannot be looked at: {why}", path.display()))),
+    }
+}
+
 /// What a store of this file set is opened with.
 pub(super) fn store_config(home: &Path, host: HostId, config: &FileSetConfig) -> StoreConfig {
     let index = home.join(format!("fsdb/{}.db", config.id));
@@ -31,10 +46,9 @@ pub(super) fn store_config(home: &Path, host: HostId, config: &FileSetConfig) ->
 /// Reads what the core needs to go to work.
 pub(super) fn ready(store: Store, fresh: Option<Saved>) -> Result<OpenStore, Failure> {
     let mut saved: Saved = match (store.load_state().map_err(failed)?, fresh) {
-        (Some(state), None) => postcard::from_bytes(&state)
-            .map_err(|why| failed(format!("the saved state of the file set cannot be read: {why}")))?,
+        (Some(state), None) => Saved::from_bytes(&state).map_err(failed)?,
         (_, Some(fresh)) => {
-            let state = postcard::to_stdvec(&fresh).map_err(failed)?;
+            let state = fresh.to_bytes().map_err(failed)?;
             store.save_state(&state).map_err(failed)?;
             fresh
         }

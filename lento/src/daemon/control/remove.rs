@@ -1,17 +1,14 @@
-//! `lento fileset remove` and `lento fsck --rebuild`.
+//! `lento fileset remove`.
 
-use super::open::{open_directory, store_config};
 use super::{conclude, end};
 use crate::daemon::error::{failed, hinted, no_fileset};
-use crate::daemon::files::FileSetConfig;
-use crate::daemon::fileset::FileSet;
-use crate::daemon::input::{Answers, Call, Input, Then};
+use crate::daemon::input::{Answers, Call, Input};
 use crate::daemon::mind::Mind;
-use crate::daemon::progress::Pace;
 use crate::daemon::requests::call;
 use lento_cli::control::{ControlEvent, Failure};
-use lento_store::{Bottom, Store};
-use protocol::{FileSetId, FileSetName, Request};
+use lento_net::Connection;
+use lento_store::Store;
+use protocol::{FileSetId, FileSetName, HostName, Request};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,93 +16,192 @@ use tokio::sync::mpsc;
 
 /// How long the end of work in a store is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a removal by force waits for the holder to get what was written here.
+const LAST_CHANCE: Duration = Duration::from_secs(3);
+
+/// What is to be removed.
+struct Removal {
+    id: FileSetId,
+    name: FileSetName,
+    home: PathBuf,
+    store: PathBuf,
+    /// At a replicator: its holder, and the connection to it.
+    holder: Option<(HostName, Option<Connection>)>,
+    mounted: bool,
+    force: bool,
+}
 
 impl Mind {
     /// Forgets a file set here: the mount, the other host's knowledge of it, `.intermezzo` and the identities go; the
-    /// files stay.
-    pub(super) fn remove(&mut self, name: &FileSetName, answers: Answers) {
-        let id = match self.by_name(name) {
-            Some(id) => id,
-            None => return end(&answers, [ControlEvent::Failed(no_fileset(name))]),
-        };
-        let status = self.engine.status(id);
-        let replicas = status.as_ref().map_or(0, |s| if s.holder == self.identity.host { s.links.len() } else { 0 });
-        if replicas > 0 {
-            let hint =
-                "run `lento fileset remove` on the hosts that replicate it first, so that none of them is orphaned";
-            return end(&answers, [ControlEvent::Failed(hinted(format!("{replicas} hosts replicate {name}"), hint))]);
-        }
-        let holder = status.map(|s| s.holder).filter(|holder| *holder != self.identity.host);
-        let connection = holder.and_then(|holder| self.network.connection(holder));
-        let unmounted = self.stop_mount(id);
-        let (inputs, name, home) = (self.inputs.clone(), name.clone(), self.home.clone());
-        let store_path = self.filesets.get(&id).map(|set| set.config.store.clone()).unwrap_or_default();
-        tokio::spawn(async move {
-            let result = async {
-                if let Some(gone) = unmounted? {
-                    gone.await.map_err(failed)?.map_err(failed)?;
-                }
-                // What was written here must not be lost with the log.
-                if holder.is_some() {
-                    let drained = tokio::time::timeout(PATIENCE, super::wait::everywhere(&inputs, id)).await;
-                    if drained.is_err() {
-                        return Err(hinted(
-                            format!("what was written to {name} here has not reached its holder"),
-                            "start the holder's daemon, or see `lento status`; nothing was removed, mount it to go on",
-                        ));
-                    }
-                    let connection = connection.ok_or_else(|| failed("the holder is not connected"))?;
-                    let mut session = connection.request(&Request::DropReplica { fileset: id }).map_err(failed)?;
-                    session.reply().await.map_err(failed)?;
-                }
-                let store = close(&inputs, id).await?;
-                let strip = tokio::task::spawn_blocking(move || strip(&store, &home));
-                strip.await.map_err(failed)??;
-                Ok(Some(format!(
-                    "{name} is no file set of this host any more; its files are in {}",
-                    store_path.display()
-                )))
+    /// files stay. What is refused has changed nothing. With `force` other hosts are not waited for.
+    pub(super) fn remove(&mut self, name: &FileSetName, force: bool, answers: Answers) {
+        match self.removal(name, force) {
+            Ok(removal) => {
+                let inputs = self.inputs.clone();
+                tokio::spawn(async move {
+                    let result = removal.run(&inputs, &answers).await;
+                    conclude(&answers, result).await;
+                });
             }
-            .await;
-            conclude(&answers, result).await;
-        });
+            Err(failure) => end(&answers, [ControlEvent::Failed(failure)]),
+        }
     }
 
-    pub(super) fn fsck(&mut self, name: &FileSetName, rebuild: bool, answers: Answers) {
-        let Some(id) = self.by_name(name) else { return end(&answers, [ControlEvent::Failed(no_fileset(name))]) };
-        if !rebuild {
-            return self.check(id, name.clone(), answers);
+    fn removal(&self, name: &FileSetName, force: bool) -> Result<Removal, Failure> {
+        let id = self.by_name(name).ok_or_else(|| no_fileset(name))?;
+        let set = self.filesets.get(&id).ok_or_else(|| no_fileset(name))?;
+        let status = self.engine.status(id).filter(|_| set.store.is_some()).ok_or_else(|| {
+            hinted(format!("the store of {name} is not open"), "`lento status` tells why; nothing was changed")
+        })?;
+        let replicator = status.holder != self.identity.host;
+        let holder = replicator.then(|| (self.host_name(status.holder), self.network.connection(status.holder)));
+        if !force {
+            let hosts: Vec<HostName> = status.links.iter().map(|link| self.host_name(link.peer)).collect();
+            may_go(name, &hosts, holder.as_ref().map(|(holder, connection)| (holder, connection.is_some())))?;
         }
-        let open = self.store(id).is_some();
-        let remount = self.filesets.get(&id).is_some_and(|set| set.config.mounted);
-        let unmounted = self.stop_mount(id);
-        let (home, host, inputs, name) = (self.home.clone(), self.identity.host, self.inputs.clone(), name.clone());
-        let Some(config) = self.filesets.get(&id).map(|set| set.config.clone()) else { return };
-        tokio::spawn(async move {
-            let result = async {
-                if let Some(gone) = unmounted? {
-                    gone.await.map_err(failed)?.map_err(failed)?;
-                }
-                if open {
-                    drop(close(&inputs, id).await?);
-                }
-                let (progress, mut config2) = (answers.clone(), config.clone());
-                config2.mounted = remount;
-                let rebuilding = config2.clone();
-                let work = tokio::task::spawn_blocking(move || rebuild_store(home, host, &rebuilding, &progress));
-                let (open, text) = work.await.map_err(failed)??;
-                let _ = answers.send(ControlEvent::Note(text)).await;
-                let then = if remount { Then::Mount } else { Then::Done };
-                super::open::hand_over(&inputs, config2, Ok(open), then, &answers).await;
-                Ok::<(), Failure>(())
+        let (store, mounted) = (set.config.store.clone(), set.config.mounted);
+        Ok(Removal { id, name: name.clone(), home: self.home.clone(), store, holder, mounted, force })
+    }
+
+    /// What the other hosts have not got of what is here, in words; nothing if they have all.
+    fn would_be_lost(&self, id: FileSetId) -> Vec<String> {
+        let (Some(set), Some(status)) = (self.filesets.get(&id), self.engine.status(id)) else { return Vec::new() };
+        let end = if status.holder == self.identity.host { status.history_end.max(status.tail) } else { status.tail };
+        let lacks = |link: &lento_core::LinkStatus| {
+            let records = self.lag(set, link, end).records;
+            (records > 0).then(|| given_up(&self.host_name(link.peer), records, (link.acked.number + 1, end.number)))
+        };
+        status.links.iter().filter_map(lacks).collect()
+    }
+}
+
+/// Whether a file set may be removed without force: a holder when nobody replicates it, a replicator when its holder
+/// can be told.
+fn may_go(name: &FileSetName, hosts: &[HostName], holder: Option<(&HostName, bool)>) -> Result<(), Failure> {
+    match (holder, hosts) {
+        (Some((_, true)), _) | (None, []) => Ok(()),
+        (Some((holder, false)), _) => Err(hinted(
+            format!("{holder}, the holder of {name}, is not connected and cannot be told; nothing was changed"),
+            "start its daemon; if it is gone for good: --force, which gives up what it has not got",
+        )),
+        (None, hosts) => {
+            let list = hosts.iter().map(HostName::as_str).collect::<Vec<_>>().join(", ");
+            let verb = if hosts.len() == 1 { "replicates" } else { "replicate" };
+            Err(hinted(
+                format!("{list} {verb} {name}; nothing was changed"),
+                "run `lento fileset remove` there first, so that no replica is orphaned; if they are gone for good: --force",
+            ))
+        }
+    }
+}
+
+fn given_up(host: &HostName, records: u64, (first, last): (u64, u64)) -> String {
+    let word = if records == 1 { "record" } else { "records" };
+    format!("given up: {host} has not got {records} {word} of those from number {first} to {last}")
+}
+
+impl Removal {
+    async fn run(self, inputs: &mpsc::Sender<Input>, answers: &Answers) -> Result<Option<String>, Failure> {
+        // While it is mounted, so that a refusal leaves it so.
+        self.drain(inputs).await?;
+        let unmounted = self.unmount(inputs).await;
+        // What was written until it was unmounted must not be lost with the log, either.
+        let told = match unmounted {
+            Ok(()) => self.tell_holder(inputs, answers).await,
+            Err(why) => Err(why),
+        };
+        if let Err(failure) = told {
+            self.mount_again(inputs).await;
+            return Err(failure);
+        }
+        let store = close(inputs, self.id).await?;
+        let home = self.home.clone();
+        tokio::task::spawn_blocking(move || strip(&store, &home)).await.map_err(failed)??;
+        let Self { name, store, .. } = &self;
+        Ok(Some(format!("{name} is no file set of this host any more; its files are in {}", store.display())))
+    }
+
+    /// At a replicator, waits until the holder has what was written here; by force, only for a moment.
+    async fn drain(&self, inputs: &mpsc::Sender<Input>) -> Result<(), Failure> {
+        let Some((holder, connection)) = &self.holder else { return Ok(()) };
+        let patience = match (self.force, connection) {
+            (false, _) => PATIENCE,
+            (true, Some(_)) => LAST_CHANCE,
+            (true, None) => return Ok(()),
+        };
+        let drained = tokio::time::timeout(patience, super::wait::everywhere(inputs, self.id)).await;
+        if drained.is_err() && !self.force {
+            return Err(hinted(
+                format!(
+                    "what was written to {} here has not reached {holder}, its holder; nothing was removed",
+                    self.name
+                ),
+                "`lento status` tells why; if the holder is gone for good: --force, which gives that up",
+            ));
+        }
+        Ok(())
+    }
+
+    async fn unmount(&self, inputs: &mpsc::Sender<Input>) -> Result<(), Failure> {
+        let id = self.id;
+        let stopping =
+            call(inputs, |reply| Call::Do(Box::new(move |mind: &mut Mind| drop(reply.send(mind.stop_mount(id))))));
+        let stopping = stopping.await.ok_or_else(|| failed("the daemon is stopping"))??;
+        match stopping {
+            Some(gone) => gone.await.map_err(failed)?.map_err(failed),
+            None => Ok(()),
+        }
+    }
+
+    async fn tell_holder(&self, inputs: &mpsc::Sender<Input>, answers: &Answers) -> Result<(), Failure> {
+        self.drain(inputs).await?;
+        if self.force {
+            let id = self.id;
+            let lost = call(inputs, |reply| {
+                Call::Do(Box::new(move |mind: &mut Mind| drop(reply.send(mind.would_be_lost(id)))))
+            });
+            for line in lost.await.unwrap_or_default() {
+                let _ = answers.send(ControlEvent::Note(line)).await;
             }
-            .await;
-            if let Err(failure) = result {
-                tracing::warn!(%name, why = failure.message, "fsck failed");
-                restore(&inputs, config, remount).await;
-                conclude(&answers, Err(failure)).await;
+        }
+        let Some((holder, connection)) = &self.holder else { return Ok(()) };
+        let dropped = async {
+            let connection = connection.as_ref().ok_or_else(|| failed(format!("{holder} is not connected")))?;
+            let mut session = connection.request(&Request::DropReplica { fileset: self.id }).map_err(failed)?;
+            session.reply().await.map_err(failed)
+        };
+        match tokio::time::timeout(PATIENCE, dropped).await.unwrap_or_else(|_| Err(failed("no answer"))) {
+            Ok(_) => Ok(()),
+            Err(_) if self.force => {
+                let name = &self.name;
+                let note = format!(
+                    "{holder} was not told: when it is back, it still counts this host among the replicas of {name}"
+                );
+                let _ = answers.send(ControlEvent::Note(note)).await;
+                Ok(())
             }
-        });
+            Err(why) => Err(hinted(
+                format!("{holder} could not be told that {} is removed here: {}", self.name, why.message),
+                "try again; nothing was removed",
+            )),
+        }
+    }
+
+    /// After a refusal, as it was.
+    async fn mount_again(&self, inputs: &mpsc::Sender<Input>) {
+        let (id, mounted) = (self.id, self.mounted);
+        let again = Call::Do(Box::new(move |mind: &mut Mind| {
+            let Some(set) = mind.filesets.get_mut(&id).filter(|_| mounted) else { return };
+            set.config.mounted = true;
+            let down = set.mount.keeper.is_none();
+            if let Err(failure) = mind.save_filesets() {
+                tracing::error!(why = failure.message, "the list of file sets is not kept");
+            }
+            if down {
+                mind.start_mount(id);
+            }
+        }));
+        let _ = inputs.send(Input::Call(again)).await;
     }
 }
 
@@ -133,22 +229,8 @@ fn strip(store: &Store, home: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Gives a file set whose check failed back to the daemon, as it was.
-async fn restore(inputs: &mpsc::Sender<Input>, mut config: FileSetConfig, mounted: bool) {
-    config.mounted = mounted;
-    let again = Call::Do(Box::new(move |mind: &mut Mind| {
-        let id = config.id;
-        mind.filesets.entry(id).or_insert_with(|| FileSet::new(config)).config.mounted = mounted;
-        if let Err(failure) = mind.save_filesets() {
-            tracing::error!(why = failure.message, "the list of file sets is not kept");
-        }
-        mind.begin_open(id);
-    }));
-    let _ = inputs.send(Input::Call(again)).await;
-}
-
 /// Takes a file set out of the daemon; returns its store when nobody else works with it.
-async fn close(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Result<Store, Failure> {
+pub(super) async fn close(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Result<Store, Failure> {
     let taken = call(inputs, |reply| {
         Call::Do(Box::new(move |mind: &mut Mind| {
             mind.engine.remove_fileset(id);
@@ -173,29 +255,33 @@ async fn close(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Result<Store, Fai
     }
 }
 
-fn rebuild_store(
-    home: PathBuf,
-    host: protocol::HostId,
-    config: &crate::daemon::files::FileSetConfig,
-    answers: &Answers,
-) -> Result<(crate::daemon::input::OpenStore, String), Failure> {
-    let bottom = Arc::new(Bottom::new(open_directory(&config.store)?).map_err(failed)?);
-    let mut pace = Pace::new("rebuilding");
-    let mut tell = |objects| {
-        if let Some(progress) = pace.due(objects, 0, None) {
-            let _ = answers.try_send(ControlEvent::Progress(progress));
-        }
-    };
-    let (store, rebuilt) = Store::rebuild(bottom, store_config(&home, host, config), &mut tell).map_err(failed)?;
-    let mut open = super::open::ready(store, None)?;
-    // What the index said of the other copy is gone: the trees are compared.
-    open.saved.in_step = None;
-    if open.saved.holder == host {
-        open.saved.incarnation += 1;
+#[cfg(test)]
+mod tests {
+    use super::{given_up, may_go};
+    use protocol::HostName;
+
+    fn host(name: &str) -> HostName {
+        name.parse().expect("legal")
     }
-    let text = format!(
-        "{} objects; {} had no identity and got one, {} had that of another object and got a new one",
-        rebuilt.objects, rebuilt.nameless, rebuilt.duplicates
-    );
-    Ok((open, text))
+
+    #[test]
+    fn a_removal_is_refused_that_would_orphan_replicas_or_the_holder_cannot_hear_of() {
+        let name = "web".parse().expect("legal");
+        let refused = |hosts: &[HostName], holder| may_go(&name, hosts, holder).expect_err("refused");
+        assert_eq!(may_go(&name, &[], None), Ok(()));
+        assert_eq!(may_go(&name, &[host("a")], Some((&host("a"), true))), Ok(()));
+        let one = refused(&[host("b")], None);
+        assert!(one.message.starts_with("b replicates web"), "{one}");
+        assert!(one.hint.is_some_and(|hint| hint.contains("--force")));
+        let two = refused(&[host("b"), host("c")], None);
+        assert!(two.message.starts_with("b, c replicate web"), "{two}");
+        let away = refused(&[host("a")], Some((&host("a"), false)));
+        assert!(away.message.contains("is not connected") && away.hint.is_some_and(|hint| hint.contains("--force")));
+    }
+
+    #[test]
+    fn what_is_given_up_is_told_by_number() {
+        assert_eq!(given_up(&host("a"), 1, (7, 7)), "given up: a has not got 1 record of those from number 7 to 7");
+        assert!(given_up(&host("a"), 3, (7, 12)).ends_with("3 records of those from number 7 to 12"));
+    }
 }

@@ -1,7 +1,6 @@
 //! `lento replicate`: a file set of another host, copied here and kept live.
 
 use super::conclude;
-use super::create::make_directory;
 use super::open::{hand_over, open_directory, ready, store_config};
 use crate::daemon::error::{failed, hinted};
 use crate::daemon::files::FileSetConfig;
@@ -13,7 +12,8 @@ use lento_core::Saved;
 use lento_net::{Connection, Member};
 use lento_store::{Bottom, Store};
 use protocol::{Access, FileSetId, FileSetName, HostId, Reply, Request, Role};
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -73,7 +73,10 @@ impl Mind {
                 let look = Call::Do(Box::new(move |mind: &mut Mind| {
                     let live = mind.engine.status(id).is_some_and(|s| s.links.iter().all(|l| l.in_step && !l.copying));
                     let stalled = mind.engine.status(id).and_then(|s| s.links.first().map(|l| l.apply.stalled.clone()));
-                    let progress = mind.filesets.get(&id).and_then(|set| set.progress.clone());
+                    let set = mind.filesets.get(&id);
+                    // When the copy is complete, its last figures.
+                    let progress =
+                        set.and_then(|set| if live { set.last_progress.clone() } else { set.progress.clone() });
                     let _ = reply.send((live, progress, stalled.unwrap_or_default()));
                 }));
                 if inputs.send(Input::Call(look)).await.is_err() {
@@ -169,9 +172,108 @@ async fn connect(inputs: &mpsc::Sender<Input>, member: &Member) -> Result<Connec
     connection.await.flatten().ok_or_else(|| format!("{} hung up", member.name))
 }
 
+/// Makes the new replica's store. If it cannot be made, nothing is left of the attempt.
 fn make(home: &Path, me: HostId, holder: HostId, config: &FileSetConfig) -> Result<OpenStore, Failure> {
-    make_directory(&config.store)?;
-    let bottom = Arc::new(Bottom::new(open_directory(&config.store)?).map_err(failed)?);
-    let store = Store::create(bottom, store_config(home, me, config)).map_err(failed)?;
-    ready(store, Some(Saved::held_by(holder, me)))
+    let store_config = store_config(home, me, config);
+    let before = Before::of(&config.store, &store_config.index);
+    let made = (|| {
+        std::fs::create_dir_all(&config.store)
+            .map_err(|why| failed(format!("cannot make {}: {why}", config.store.display())))?;
+        let bottom = Arc::new(Bottom::new(open_directory(&config.store)?).map_err(failed)?);
+        let store = Store::create(bottom, store_config).map_err(failed)?;
+        ready(store, Some(Saved::held_by(holder, me)))
+    })();
+    if made.is_err() {
+        before.restore();
+    }
+    made
+}
+
+/// What was not there before a replica was to be made.
+struct Before {
+    /// The store's directory and those above it, the deepest first.
+    directories: Vec<PathBuf>,
+    /// `.intermezzo` in it, if that was not there.
+    private: Option<PathBuf>,
+    /// The index, if that was not there.
+    index: Option<PathBuf>,
+}
+
+impl Before {
+    fn of(store: &Path, index: &Path) -> Self {
+        let missing = |path: &Path| path.symlink_metadata().is_err_and(|why| why.kind() == ErrorKind::NotFound);
+        let private = store.join(".intermezzo");
+        Self {
+            directories: store.ancestors().take_while(|path| missing(path)).map(Path::to_owned).collect(),
+            private: missing(&private).then_some(private),
+            index: missing(index).then(|| index.to_owned()),
+        }
+    }
+
+    /// Takes away what is there now and was not. What somebody else put there meanwhile stays.
+    fn restore(&self) {
+        if let Some(index) = &self.index {
+            for suffix in ["", "-wal", "-shm"] {
+                let mut path = index.clone().into_os_string();
+                path.push(suffix);
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        if let Some(private) = &self.private {
+            let _ = std::fs::remove_dir_all(private);
+        }
+        for directory in &self.directories {
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::make;
+    use crate::daemon::files::FileSetConfig;
+    use lento_cli::control::WaitPolicy;
+    use protocol::{FileSetId, HostId};
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    fn entries(dir: &Path) -> Vec<String> {
+        let read = fs::read_dir(dir).expect("it is there");
+        read.map(|entry| entry.expect("it is read").file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn a_replica_that_is_refused_leaves_nothing_behind() {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a temporary directory, on ext4");
+        let (home, store) = (dir.path().join("home"), dir.path().join("srv/web"));
+        fs::create_dir_all(home.join("fsdb")).expect("a home");
+        let host = |id| HostId::new(id).expect("not 0");
+        let config = FileSetConfig {
+            name: "web".parse().expect("legal"),
+            id: FileSetId::from_bytes([1; 16]),
+            store: store.clone(),
+            mount: store.clone(),
+            mounted: false,
+            copying: true,
+            wait: WaitPolicy::Hard,
+            invited: BTreeSet::new(),
+        };
+        let make = |home: &Path| make(home, host(2), host(1), &config);
+        // A directory that is not empty.
+        fs::create_dir_all(store.join("lost+found")).expect("it is new");
+        fs::write(store.join("mine"), "mine").expect("it is written");
+        assert!(make(&home).is_err_and(|why| why.message.contains("mine")));
+        let mut left = entries(&store);
+        left.sort();
+        assert_eq!(left, ["lost+found", "mine"]);
+        // No place for the index: the directories that were made for the store go, too.
+        fs::remove_dir_all(dir.path().join("srv")).expect("it goes");
+        assert!(make(&dir.path().join("nowhere")).is_err());
+        assert!(!dir.path().join("srv").exists(), "the directories above the store were left");
+        assert!(entries(&home.join("fsdb")).is_empty());
+        // And when nothing is in the way it is made.
+        drop(make(&home).expect("an empty directory"));
+        assert!(store.join(".intermezzo").is_dir());
+    }
 }
