@@ -8,7 +8,9 @@ use lento_cli::args::{DaemonArgs, InitArgs, JoinArgs};
 use lento_cli::control::{Code, Failure};
 use lento_cli::{Cli, Command, report, run_client};
 use lento_net::{Identity, IdentityError, Ticket};
+use protocol::{Grant, Role};
 use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -54,23 +56,30 @@ fn join(home: &Path, args: JoinArgs) -> anyhow::Result<()> {
 }
 
 async fn join_anew(home: &Path, ticket: &Ticket, args: JoinArgs) -> anyhow::Result<()> {
-    let (Some(name), Some(listen)) = (args.name, args.listen) else {
+    let Some(name) = args.name else {
         bail!(Failure {
-            message: format!(
-                "{} is not a member of a cluster yet: to join it needs --name and --listen",
-                home.display()
-            ),
+            message: format!("{} is not a member of a cluster yet: to join it needs --name", home.display()),
             hint: Some("lento join TICKET --name b --listen 10.0.0.2:7400".into()),
             code: Code::Usage,
         });
     };
+    // Who holds no file set is called by nobody.
+    let listen = args.listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let joined = lento_net::join(home, ticket, name, listen.to_string()).await?;
     println!("{} is host {} of cluster {}", joined.identity.name, joined.identity.host, joined.identity.cluster);
-    match joined.fileset {
-        Some(fileset) => println!("next: lento daemon, then lento replicate {fileset} --store DIR"),
+    match joined.grant {
+        Some(grant) => println!("next: lento daemon, then {}", next(&grant)),
         None => println!("next: lento daemon"),
     }
     Ok(())
+}
+
+/// What a host does with what it was given.
+fn next(grant: &Grant) -> String {
+    match grant.role {
+        Role::Replicator => format!("lento replicate {} --store DIR", grant.fileset),
+        Role::Client => format!("lento mount {} DIR", grant.fileset),
+    }
 }
 
 /// A member takes a ticket for access to one more file set; it stays who it is.
@@ -92,10 +101,10 @@ async fn redeem(identity: &Identity, ticket: &Ticket, args: &JoinArgs) -> anyhow
         });
     }
     let redeemed = lento_net::redeem(identity, ticket).await?;
-    match redeemed.fileset {
-        Some(fileset) => {
-            println!("{} may replicate {fileset} of {} now", identity.name, redeemed.inviter.name);
-            println!("next: lento replicate {fileset} --store DIR");
+    match redeemed.grant {
+        Some(grant) => {
+            println!("{} has access to {} of {} now", identity.name, grant.fileset, redeemed.inviter.name);
+            println!("next: {}", next(&grant));
         }
         None => println!("{} is a member already, and the ticket was for no file set", identity.name),
     }

@@ -24,7 +24,7 @@ pub use error::ProtocolError;
 pub use frame::{ENTRY_HEADER_BYTES, LogEntry, SEGMENT_HEADER_BYTES, SegmentHeader, decode_entry, encode_entry};
 pub use ids::{ClusterId, FileSetId, HostId, ObjectId};
 pub use message::{
-    Access, Coding, Content, FileSetState, Have, Listing, ListingEntry, Message, Refusal, Reply, Request, Role,
+    Access, Coding, Content, FileSetState, Grant, Have, Listing, ListingEntry, Message, Refusal, Reply, Request, Role,
     Settled, Shipment, Wanted,
 };
 pub use name::{FileSetName, HostName, Name};

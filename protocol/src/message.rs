@@ -78,6 +78,7 @@ pub enum Request {
 
 /// What a host is to a file set that it does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// It has a whole copy.
     Replicator,
@@ -93,6 +94,17 @@ pub enum Access {
     ReadOnly,
     /// Read and change it.
     ReadWrite,
+}
+
+/// What a ticket gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Of which file set.
+    pub fileset: FileSetName,
+    /// As what at most: a replicator may be a client as well.
+    pub role: Role,
+    /// What the host may do.
+    pub access: Access,
 }
 
 /// Answers a request.
@@ -114,8 +126,8 @@ pub enum Reply {
         authority: Vec<u8>,
         /// Who I am, and where I listen.
         inviter: (HostId, HostName, String),
-        /// The file set that the ticket was for.
-        fileset: Option<FileSetName>,
+        /// What the ticket gave.
+        grant: Option<Grant>,
     },
     /// The file sets held here that the asker may replicate.
     FileSets(Vec<(FileSetId, FileSetName)>),
@@ -142,8 +154,8 @@ pub enum Reply {
     Redeemed {
         /// Who I am, and where I listen.
         inviter: (HostId, HostName, String),
-        /// The file set that the ticket was for.
-        fileset: Option<FileSetName>,
+        /// What the ticket gave.
+        grant: Option<Grant>,
     },
 }
 

@@ -83,6 +83,10 @@ fn host(n: u32) -> HostId {
 }
 
 /// 0x11 sixteen times.
+fn grant() -> Grant {
+    Grant { fileset: "web".parse().expect("legal"), role: Role::Client, access: Access::ReadWrite }
+}
+
 fn web() -> FileSetId {
     FileSetId::from_bytes([0x11; 16])
 }
@@ -174,16 +178,16 @@ golden! {
             certificate: vec![0x30],
             authority: vec![0x31],
             inviter: (host(1), "a".parse().expect("legal"), "h:1".into()),
-            fileset: Some("web".parse().expect("legal")),
-        } => "02020130013101016103683a310103776562",
+            grant: Some(grant()),
+        } => "02020130013101016103683a3101037765620101",
         Reply::FileSets(vec![(web(), "web".parse().expect("legal"))]) => "03011111111111111111111111111111111103776562",
         Reply::Replicating { fileset: web(), access: Access::ReadWrite } => "041111111111111111111111111111111101",
         Reply::Permit { epoch: 3, after: Position::new(2, 300) } => "050302ac02",
         Reply::Listed { after: Position::new(2, 300) } => "0602ac02",
         Reply::Redeemed {
             inviter: (host(1), "a".parse().expect("legal"), "h:1".into()),
-            fileset: Some("web".parse().expect("legal")),
-        } => "0701016103683a310103776562",
+            grant: Some(grant()),
+        } => "0701016103683a3101037765620101",
     }
     messages: Message {
         Message::Hello { versions: (1, 1), host: host(2), filesets: vec![] } => "0001010200",

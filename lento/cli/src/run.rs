@@ -61,7 +61,8 @@ fn dispatch(command: Command, home: &Path) -> Result<Code, Stop> {
         Command::Fileset(FilesetCommand::List(args)) => list(home, args.json),
         Command::Fileset(FilesetCommand::Remove(args)) => remove(home, args),
         Command::Invite(args) => {
-            invite(home, &ControlRequest::Invite { fileset: args.fileset, life_s: args.expires.as_secs().max(1) })
+            let life_s = args.expires.as_secs().max(1);
+            invite(home, &ControlRequest::Invite { grant: args.grant(), life_s })
         }
         Command::Replicate(args) => plain(home, &replicate(args)?),
         Command::Status(args) => status(home, args.json),

@@ -1,7 +1,7 @@
 //! What the network tells the daemon.
 
 use crate::{Connection, ConnectionId, Member, Responder};
-use protocol::{FileSetName, HostId, Message, Request};
+use protocol::{Grant, HostId, Message, Request};
 
 /// Comes out of the channel given to [`crate::Network::start`]. For each host, `Up` and `Down` alternate, and messages
 /// and requests of a connection come between its two. While the channel is full nothing is read from peers.
@@ -52,14 +52,14 @@ pub enum NetEvent {
         /// The host.
         member: Member,
         /// The file set that its ticket was for.
-        fileset: Option<FileSetName>,
+        grant: Option<Grant>,
     },
     /// A host that was a member already redeemed a ticket. Comes before the host has the answer.
     Redeemed {
         /// The host.
         member: Member,
         /// The file set that the ticket was for.
-        fileset: Option<FileSetName>,
+        grant: Option<Grant>,
     },
 }
 

@@ -10,7 +10,7 @@ use crate::{
     register::Register,
     ticket::unix_now,
 };
-use protocol::{ClusterId, FileSetName, HostId, HostName, Refusal, Reply};
+use protocol::{ClusterId, Grant, HostId, HostName, Refusal, Reply};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -139,11 +139,11 @@ impl Identity {
         Ok(Register::load(&self.home)?.tickets)
     }
 
-    /// Makes a ticket that admits one host within `life`, and lets it replicate `fileset` if one is named.
+    /// Makes a ticket that admits one host within `life`, and lets it replicate `grant` if one is named.
     ///
     /// # Errors
     /// [`IdentityError::NotAuthority`] on any but the cluster's first host.
-    pub fn invite(&self, fileset: Option<FileSetName>, life: Duration) -> Result<Ticket, IdentityError> {
+    pub fn invite(&self, grant: Option<Grant>, life: Duration) -> Result<Ticket, IdentityError> {
         self.issuer()?;
         let ticket = Ticket {
             inviter: self.host,
@@ -153,7 +153,7 @@ impl Identity {
             secret: certs::random()?,
         };
         Register::update(&self.home, |register| {
-            register.add_ticket(Ticket::secret_hash(&ticket.secret), ticket.expires, fileset);
+            register.add_ticket(Ticket::secret_hash(&ticket.secret), ticket.expires, grant);
             Ok(())
         })?;
         Ok(ticket)
@@ -179,7 +179,7 @@ impl Identity {
         let key_hash = blake3::hash(rcgen::PublicKeyData::der_bytes(&key)).to_hex().to_string();
         let _lock = files::lock(&self.home)?;
         let mut register = Register::load(&self.home)?;
-        let (host, fileset) = match register.redeem(&Ticket::secret_hash(secret), &key_hash, &name, &address) {
+        let (host, grant) = match register.redeem(&Ticket::secret_hash(secret), &key_hash, &name, &address) {
             Ok(admitted) => admitted,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -190,7 +190,7 @@ impl Identity {
             certificate: certificate.to_vec(),
             authority: self.authority.to_vec(),
             inviter: (self.host, self.name.clone(), self.listen.clone()),
-            fileset,
+            grant,
         };
         Ok(Ok((Member { host, name, address }, reply)))
     }
@@ -203,13 +203,13 @@ impl Identity {
     ) -> Result<Result<(Member, Reply), Refusal>, IdentityError> {
         let _lock = files::lock(&self.home)?;
         let mut register = Register::load(&self.home)?;
-        let (member, fileset) = match register.redeem_for_member(&Ticket::secret_hash(secret), host) {
+        let (member, grant) = match register.redeem_for_member(&Ticket::secret_hash(secret), host) {
             Ok(redeemed) => redeemed,
             Err(refusal) => return Ok(Err(refusal)),
         };
         register.store(&self.home)?;
         let inviter = (self.host, self.name.clone(), self.listen.clone());
-        Ok(Ok((member, Reply::Redeemed { inviter, fileset })))
+        Ok(Ok((member, Reply::Redeemed { inviter, grant })))
     }
 
     fn issuer(&self) -> Result<Authority, IdentityError> {

@@ -10,7 +10,7 @@ use crate::{
     register::Register,
     tls,
 };
-use protocol::{Act, FileSetName, HostName, Packet, PacketKind, Refusal, Reply, Request, SessionToken, limits};
+use protocol::{Act, Grant, HostName, Packet, PacketKind, Refusal, Reply, Request, SessionToken, limits};
 use rustls::{
     ClientConfig,
     pki_types::{CertificateDer, ServerName},
@@ -38,7 +38,7 @@ pub struct Joined {
     /// The host that invited it.
     pub inviter: Member,
     /// The file set that the ticket was for.
-    pub fileset: Option<FileSetName>,
+    pub grant: Option<Grant>,
 }
 
 /// The joiner's token for its one session.
@@ -62,7 +62,7 @@ pub async fn join(home: &Path, ticket: &Ticket, name: HostName, listen: String) 
         Unanswered::NotSent(why) => IdentityError::NotSent { address: ticket.address.clone(), why },
         Unanswered::Lost(why) => maybe_used(ticket, why),
     })?;
-    let Reply::Joined { host, certificate, authority, inviter, fileset } = reply else {
+    let Reply::Joined { host, certificate, authority, inviter, grant } = reply else {
         return Err(match reply {
             Reply::Refused(refusal) => IdentityError::Refused(refusal),
             _ => maybe_used(ticket, "its answer makes no sense"),
@@ -84,7 +84,7 @@ pub async fn join(home: &Path, ticket: &Ticket, name: HostName, listen: String) 
         Identity::load(&home)
     });
     match stored.await {
-        Ok(identity) => Ok(Joined { identity, inviter, fileset }),
+        Ok(identity) => Ok(Joined { identity, inviter, grant }),
         Err(why) => Err(maybe_used(ticket, format!("what came of it could not be stored: {why}"))),
     }
 }
@@ -188,9 +188,9 @@ pub(crate) async fn serve(core: &Arc<Core>, stream: Stream, address: SocketAddr)
     let (reply, result) = verdict(redeemed);
     let sent = reply_and_close(&mut source, packet.act.from, &reply).await;
     // Admitted is admitted, also if the answer was lost.
-    if let (Ok(member), Reply::Joined { fileset, .. }) = (&result, &reply) {
+    if let (Ok(member), Reply::Joined { grant, .. }) = (&result, &reply) {
         tracing::info!(host = %member.host, name = %member.name, %address, "admitted to the cluster");
-        let event = NetEvent::Joined { member: member.clone(), fileset: fileset.clone() };
+        let event = NetEvent::Joined { member: member.clone(), grant: grant.clone() };
         let _ = core.events.send(event).await;
     }
     sent?;

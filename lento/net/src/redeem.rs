@@ -9,7 +9,7 @@ use crate::{
     refusals::Refused,
     tls,
 };
-use protocol::{FileSetName, HostId, Packet, Reply, Request};
+use protocol::{Grant, HostId, Packet, Reply, Request};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::task::spawn_blocking;
 
@@ -19,7 +19,7 @@ pub struct Redeemed {
     /// The host that invited it.
     pub inviter: Member,
     /// The file set that the ticket was for.
-    pub fileset: Option<FileSetName>,
+    pub grant: Option<Grant>,
 }
 
 /// Redeems `ticket` for the host of `identity`, which keeps its certificate. Its daemon may be running: connections that
@@ -45,8 +45,8 @@ pub async fn redeem(identity: &Identity, ticket: &Ticket) -> Result<Redeemed, Id
         Unanswered::NotSent(why) => IdentityError::NotSent { address: address(), why },
         Unanswered::Lost(why) => maybe(why),
     })?;
-    let (inviter, fileset) = match reply {
-        Reply::Redeemed { inviter, fileset } if inviter.0 == ticket.inviter => (inviter, fileset),
+    let (inviter, grant) = match reply {
+        Reply::Redeemed { inviter, grant } if inviter.0 == ticket.inviter => (inviter, grant),
         Reply::Refused(refusal) => return Err(IdentityError::Refused(refusal)),
         _ => return Err(maybe("its answer makes no sense".into())),
     };
@@ -55,7 +55,7 @@ pub async fn redeem(identity: &Identity, ticket: &Ticket) -> Result<Redeemed, Id
     blocking(move || Identity::load(&home)?.put_member(member))
         .await
         .map_err(|why| maybe(format!("what came of it could not be stored: {why}")))?;
-    Ok(Redeemed { inviter, fileset })
+    Ok(Redeemed { inviter, grant })
 }
 
 async fn reach(identity: &Identity, ticket: &Ticket) -> Result<Stream, String> {
@@ -77,9 +77,9 @@ pub(crate) async fn serve(
     let redeemed = spawn_blocking(move || identity.redeem_for_member(host, &secret)).await;
     let (reply, result) = verdict(redeemed);
     // Told before it is answered: what the host asks for next comes after it.
-    if let (Ok(member), Reply::Redeemed { fileset, .. }) = (&result, &reply) {
+    if let (Ok(member), Reply::Redeemed { grant, .. }) = (&result, &reply) {
         tracing::info!(%host, name = %member.name, %address, "redeemed a ticket");
-        let event = NetEvent::Redeemed { member: member.clone(), fileset: fileset.clone() };
+        let event = NetEvent::Redeemed { member: member.clone(), grant: grant.clone() };
         let _ = core.events.send(event).await;
     }
     reply_and_close(&mut source, packet.act.from, &reply).await?;

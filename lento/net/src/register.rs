@@ -2,7 +2,7 @@
 //! its host admitted in one step, whatever crashes.
 
 use crate::{IdentityError, files, ticket::unix_now};
-use protocol::{FileSetName, HostId, HostName, Refusal};
+use protocol::{Grant, HostId, HostName, Refusal};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ pub struct TicketInfo {
     /// Seconds since 1970.
     pub expires: u64,
     /// The file set that it lets its host replicate.
-    pub fileset: Option<FileSetName>,
+    pub grant: Option<Grant>,
     /// The host that it admitted, or gave access to the file set.
     pub used_by: Option<HostId>,
     /// Hash of that host's key: it alone may redeem the ticket again, in case the answer was lost.
@@ -72,10 +72,10 @@ impl Register {
     }
 
     /// Adds a ticket, and forgets those of long ago.
-    pub(crate) fn add_ticket(&mut self, secret_hash: String, expires: u64, fileset: Option<FileSetName>) {
+    pub(crate) fn add_ticket(&mut self, secret_hash: String, expires: u64, grant: Option<Grant>) {
         let now = unix_now();
         self.tickets.retain(|ticket| ticket.expires + REMEMBERED_S > now);
-        self.tickets.push(TicketInfo { secret_hash, expires, fileset, used_by: None, key_hash: None });
+        self.tickets.push(TicketInfo { secret_hash, expires, grant, used_by: None, key_hash: None });
     }
 
     /// Adds a host, or corrects what is known of it.
@@ -94,7 +94,7 @@ impl Register {
         key_hash: &str,
         name: &HostName,
         address: &str,
-    ) -> Result<(HostId, Option<FileSetName>), Refusal> {
+    ) -> Result<(HostId, Option<Grant>), Refusal> {
         let ticket = self.tickets.iter_mut().find(|t| t.secret_hash == secret_hash).ok_or(Refusal::TicketWrong)?;
         let taken_by = self.members.iter().find(|member| member.name == *name).map(|member| member.host);
         let host = if let Some(host) = ticket.used_by {
@@ -115,9 +115,9 @@ impl Register {
             ticket.key_hash = Some(key_hash.to_owned());
             host
         };
-        let fileset = ticket.fileset.clone();
+        let grant = ticket.grant.clone();
         self.put_member(Member { host, name: name.clone(), address: address.to_owned() });
-        Ok((host, fileset))
+        Ok((host, grant))
     }
 
     /// Uses a ticket for a host that is a member already: the ticket's file set. Until the ticket expires, the host may
@@ -126,7 +126,7 @@ impl Register {
         &mut self,
         secret_hash: &str,
         host: HostId,
-    ) -> Result<(Member, Option<FileSetName>), Refusal> {
+    ) -> Result<(Member, Option<Grant>), Refusal> {
         let ticket = self.tickets.iter_mut().find(|t| t.secret_hash == secret_hash).ok_or(Refusal::TicketWrong)?;
         if ticket.used_by.is_some_and(|user| user != host) {
             return Err(Refusal::TicketUsed);
@@ -138,6 +138,6 @@ impl Register {
         let member =
             member.ok_or_else(|| Refusal::Failed(format!("host {host} is not in that host's list of members")))?;
         ticket.used_by = Some(host);
-        Ok((member, ticket.fileset.clone()))
+        Ok((member, ticket.grant.clone()))
     }
 }

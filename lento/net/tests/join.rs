@@ -4,7 +4,7 @@ mod common;
 
 use common::{Host, connected, files, free_address, host, mode, ping, soon, two};
 use lento_net::{Identity, IdentityError, NetConfig, NetEvent, Ticket, join, redeem};
-use protocol::Refusal;
+use protocol::{Access, Grant, Refusal, Role};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -25,21 +25,25 @@ fn refusal<T: std::fmt::Debug>(result: Result<T, IdentityError>) -> Refusal {
     }
 }
 
+fn grant(name: &str) -> Grant {
+    Grant { fileset: name.parse().expect("a name"), role: Role::Replicator, access: Access::ReadWrite }
+}
+
 #[tokio::test]
 async fn a_host_joins_and_talks() {
     let mut a = Host::first(NetConfig::default()).await;
-    let fileset = Some("web".parse().expect("a name"));
-    let ticket = a.identity.invite(fileset.clone(), Duration::from_secs(60)).expect("the first host invites");
+    let grant = Some(grant("web"));
+    let ticket = a.identity.invite(grant.clone(), Duration::from_secs(60)).expect("the first host invites");
     let ticket: Ticket = ticket.to_string().parse().expect("its text reads back");
     let b = home();
     let joined = try_join(&b, &ticket, "b").await.expect("a good ticket");
     assert_eq!(joined.identity.host, host(2));
     assert_eq!(joined.identity.cluster, a.identity.cluster);
-    assert_eq!(joined.fileset, fileset);
+    assert_eq!(joined.grant, grant);
     assert_eq!((joined.inviter.host, joined.inviter.name.as_str()), (host(1), "a"));
     assert_eq!(joined.inviter.address, a.identity.listen);
     match a.event().await {
-        NetEvent::Joined { member, fileset: f } => assert_eq!((member.host, f), (host(2), fileset)),
+        NetEvent::Joined { member, grant: f } => assert_eq!((member.host, f), (host(2), fileset)),
         other => panic!("not joined, but {other:?}"),
     }
     let known = a.identity.member(host(2)).expect("readable").expect("b is known");
@@ -189,13 +193,13 @@ async fn only_the_first_host_invites() {
 #[tokio::test]
 async fn a_member_redeems_a_ticket_while_it_is_connected() {
     let (mut a, b, _to_b, to_a) = connected(NetConfig::default()).await;
-    let fileset = Some("second".parse().expect("a name"));
-    let ticket = a.identity.invite(fileset.clone(), Duration::from_secs(60)).expect("the first host invites");
+    let grant = Some(grant("second"));
+    let ticket = a.identity.invite(grant.clone(), Duration::from_secs(60)).expect("the first host invites");
     for time in ["the first time", "again, as if the answer had been lost"] {
         let redeemed = soon("the answer", redeem(&b.identity, &ticket)).await.expect(time);
-        assert_eq!((redeemed.inviter.host, &redeemed.fileset), (host(1), &fileset), "{time}");
+        assert_eq!((redeemed.inviter.host, &redeemed.grant), (host(1), &grant), "{time}");
         match a.event().await {
-            NetEvent::Redeemed { member, fileset: f } => assert_eq!((member.host, &f), (host(2), &fileset), "{time}"),
+            NetEvent::Redeemed { member, grant: f } => assert_eq!((member.host, &f), (host(2), &grant), "{time}"),
             other => panic!("not redeemed, but {other:?}"),
         }
     }

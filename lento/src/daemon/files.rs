@@ -2,9 +2,9 @@
 
 use anyhow::Context;
 use lento_cli::control::WaitPolicy;
-use protocol::{Access, FileSetId, FileSetName, HostName};
+use protocol::{Access, FileSetId, FileSetName, HostName, Role};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -48,10 +48,19 @@ pub(super) struct FileSetConfig {
     pub(super) wait: WaitPolicy,
     /// At the holder: hosts that were invited to it.
     #[serde(default)]
-    pub(super) invited: BTreeSet<HostName>,
+    pub(super) invited: BTreeMap<HostName, Invited>,
     /// On a client: how it caches; the store is its cache.
     #[serde(default)]
     pub(super) client: Option<Client>,
+}
+
+/// What a host was invited to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Invited {
+    /// What it may be; a replicator may be a client as well.
+    pub(super) role: Role,
+    /// What it may do.
+    pub(super) access: Access,
 }
 
 /// How a client caches a file set.
@@ -130,7 +139,10 @@ mod tests {
             mounted: true,
             copying: false,
             wait: WaitPolicy::Soft { timeout_ms: 30_000 },
-            invited: BTreeSet::from(["b".parse().expect("legal")]),
+            invited: BTreeMap::from([(
+                "b".parse().expect("legal"),
+                Invited { role: Role::Replicator, access: Access::ReadWrite },
+            )]),
             client: Some(Client { cache_bytes: 1 << 30, access: Access::ReadOnly }),
         };
         store(home.path(), vec![config.clone()]).expect("written");

@@ -1,11 +1,12 @@
 //! What other hosts say and ask (the request dispatcher's outer half): who may, and what is served.
 
+use super::files::Invited;
 use super::input::{Call, Input};
 use super::mind::{Mind, PeerView};
 use lento_core::Event;
 use lento_net::{Member, NetEvent, Responder};
 use lento_transfer::{Stopped, list, manifest, serve};
-use protocol::{Access, FileSetId, FileSetName, HostId, Refusal, Reply, Request, Role};
+use protocol::{Access, FileSetId, FileSetName, Grant, HostId, Refusal, Reply, Request, Role};
 use std::time::Instant;
 use tokio::sync::oneshot;
 
@@ -37,22 +38,23 @@ impl Mind {
             }
             NetEvent::Message { host, message } => self.tell(Event::Received { from: host, message }),
             NetEvent::Request { host, request, responder } => self.take_request(host, request, responder),
-            NetEvent::Joined { member, fileset } => {
+            NetEvent::Joined { member, grant } => {
                 tracing::info!(host = %member.name, id = %member.host, "joined the cluster");
-                self.give_access(member, fileset);
+                self.give_access(member, grant);
             }
-            NetEvent::Redeemed { member, fileset } => {
-                tracing::info!(host = %member.name, id = %member.host, ?fileset, "redeemed a ticket");
-                self.give_access(member, fileset);
+            NetEvent::Redeemed { member, grant } => {
+                tracing::info!(host = %member.name, id = %member.host, ?grant, "redeemed a ticket");
+                self.give_access(member, grant);
             }
         }
     }
 
-    /// A host with a ticket for the file set may replicate it from now on.
-    fn give_access(&mut self, member: Member, fileset: Option<FileSetName>) {
-        let invited = fileset.and_then(|name| self.by_name(&name));
+    /// A host with a ticket for the file set has from now on what that gives.
+    fn give_access(&mut self, member: Member, grant: Option<Grant>) {
+        let Some(Grant { fileset, role, access }) = grant else { return };
+        let invited = self.by_name(&fileset);
         if let Some(set) = invited.and_then(|id| self.filesets.get_mut(&id)) {
-            set.config.invited.insert(member.name);
+            set.config.invited.insert(member.name, Invited { role, access });
             if let Err(failure) = self.save_filesets() {
                 tracing::error!(why = failure.message, "an invitation is not kept");
             }
@@ -76,7 +78,7 @@ impl Mind {
             // The network takes those itself.
             Request::Join { .. } | Request::Redeem { .. } => drop(responder),
             Request::FileSets => {
-                let sets = self.filesets.values().filter(|set| self.may_replicate(host, set.config.id));
+                let sets = self.filesets.values().filter(|set| self.invited(host, set.config.id).is_some());
                 let list = sets.map(|set| (set.config.id, set.config.name.clone())).collect();
                 answer(responder, &Reply::FileSets(list));
             }
@@ -90,7 +92,9 @@ impl Mind {
                 let links = self.engine.status(fileset).map(|status| status.links).unwrap_or_default();
                 if links.iter().any(|link| link.peer == host && !link.in_step) {
                     refuse(responder, Refusal::Busy("the copies are compared first".into()));
-                } else if self.shares(host, fileset) {
+                } else if self.shares(host, fileset)
+                    && self.invited(host, fileset).is_some_and(|invited| invited.access == Access::ReadWrite)
+                {
                     // A second request means that the first one's answer is not awaited any more.
                     self.permit_requests.insert((fileset, host), responder);
                     self.tell(Event::PermitRequested { from: host, fileset });
@@ -110,13 +114,11 @@ impl Mind {
         }
     }
 
-    /// Whether this host holds the file set and `host` was invited to it, or replicates it already.
-    fn may_replicate(&self, host: HostId, fileset: FileSetId) -> bool {
-        let name = self.identity.member(host).ok().flatten().map(|member| member.name);
+    /// What `host` was invited to, if this host holds the file set.
+    fn invited(&self, host: HostId, fileset: FileSetId) -> Option<Invited> {
+        let name = self.identity.member(host).ok().flatten()?.name;
         let holder = self.engine.status(fileset).is_some_and(|status| status.holder == self.identity.host);
-        let invited =
-            self.filesets.get(&fileset).is_some_and(|set| name.is_some_and(|name| set.config.invited.contains(&name)));
-        holder && (invited || self.shares(host, fileset))
+        self.filesets.get(&fileset).filter(|_| holder)?.config.invited.get(&name).copied()
     }
 
     /// Whether `host` is a peer of this file set.
@@ -126,14 +128,15 @@ impl Mind {
 
     fn replicate_requested(&mut self, host: HostId, name: &FileSetName, role: Role, responder: Responder) {
         let Some(fileset) = self.by_name(name) else { return refuse(responder, Refusal::NoFileSet) };
-        if !self.may_replicate(host, fileset) {
-            tracing::warn!(%host, %name, "a host that was not invited asked to replicate");
+        let invited =
+            self.invited(host, fileset).filter(|invited| role == Role::Client || invited.role == Role::Replicator);
+        let Some(Invited { access, .. }) = invited else {
+            tracing::warn!(%host, %name, ?role, "a host asked for what it was not invited to");
             return refuse(responder, Refusal::Denied);
-        }
+        };
         self.tell(Event::ReplicatorAdded { host, fileset });
         self.keep_received(fileset);
-        let _ = role;
-        answer(responder, &Reply::Replicating { fileset, access: Access::ReadWrite });
+        answer(responder, &Reply::Replicating { fileset, access });
     }
 
     /// Answered when all replicators have what there is now.

@@ -167,6 +167,11 @@ pub fn request() -> impl Strategy<Value = Request> {
     ]
 }
 
+fn grant() -> impl Strategy<Value = Grant> {
+    let fileset = label().prop_map(|name| name.parse().expect("a label"));
+    (fileset, role(), access()).prop_map(|(fileset, role, access)| Grant { fileset, role, access })
+}
+
 fn role() -> impl Strategy<Value = Role> {
     prop_oneof![Just(Role::Replicator), Just(Role::Client)]
 }
@@ -190,13 +195,13 @@ pub fn reply() -> impl Strategy<Value = Reply> {
     prop_oneof![
         Just(Reply::Done),
         refusal.prop_map(Reply::Refused),
-        (host(), bytes(500), bytes(500), inviter(), option::of(label())).prop_map(
-            |(host, certificate, authority, inviter, fileset)| Reply::Joined {
+        (host(), bytes(500), bytes(500), inviter(), option::of(grant())).prop_map(
+            |(host, certificate, authority, inviter, grant)| Reply::Joined {
                 host,
                 certificate,
                 authority,
                 inviter,
-                fileset: fileset.map(|name| name.parse().expect("a label")),
+                grant,
             }
         ),
         vec((fileset(), label()), 0..5).prop_map(|list| {
@@ -205,10 +210,7 @@ pub fn reply() -> impl Strategy<Value = Reply> {
         (fileset(), access()).prop_map(|(fileset, access)| Reply::Replicating { fileset, access }),
         (any::<u64>(), position()).prop_map(|(epoch, after)| Reply::Permit { epoch, after }),
         position().prop_map(|after| Reply::Listed { after }),
-        (inviter(), option::of(label())).prop_map(|(inviter, fileset)| Reply::Redeemed {
-            inviter,
-            fileset: fileset.map(|name| name.parse().expect("a label")),
-        }),
+        (inviter(), option::of(grant())).prop_map(|(inviter, grant)| Reply::Redeemed { inviter, grant }),
     ]
 }
 

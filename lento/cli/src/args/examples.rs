@@ -67,7 +67,8 @@ Send it by a way that others cannot read.
 
 Example:
   lento invite --fileset web
-  lento invite --fileset web --expires 10m";
+  lento invite --fileset web --expires 10m
+  lento invite --client --access ro --fileset web";
 
 pub(super) const JOIN: &str = "\
 The host that gave the ticket must be running and reachable. A host that is a member of the cluster keeps its name and \

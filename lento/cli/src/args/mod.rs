@@ -8,7 +8,7 @@ pub use duration::parse_duration;
 pub use fileset::{CreateArgs, FilesetCommand, ListArgs, MountOptions, RemoveArgs, ReplicateArgs, WaitOptions};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use protocol::{FileSetName, HostName};
+use protocol::{Access, FileSetName, Grant, HostName, Role};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Where a host's state is kept if nobody says otherwise.
@@ -99,12 +99,39 @@ pub struct DaemonArgs {
 /// Options of `lento invite`.
 #[derive(Debug, Clone, Args)]
 pub struct InviteArgs {
-    /// The file set that the new host may replicate
+    /// The file set that the new host may have
     #[arg(long, value_name = "NAME")]
     pub fileset: FileSetName,
+    /// As a client only, which stores nothing but what it uses; otherwise the host may replicate the file set as well
+    #[arg(long)]
+    pub client: bool,
+    /// What a client may do
+    #[arg(long, value_name = "ACCESS", requires = "client", default_value = "rw")]
+    pub access: AccessArg,
     /// How long the ticket is good for
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
     pub expires: Duration,
+}
+
+/// What a client may do with a file set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AccessArg {
+    /// Read it
+    Ro,
+    /// Read and change it
+    Rw,
+}
+
+impl InviteArgs {
+    /// What the ticket is to give.
+    pub fn grant(self) -> Grant {
+        let access = match self.access {
+            AccessArg::Ro => Access::ReadOnly,
+            AccessArg::Rw => Access::ReadWrite,
+        };
+        let role = if self.client { Role::Client } else { Role::Replicator };
+        Grant { fileset: self.fileset, role, access }
+    }
 }
 
 /// Options of `lento join`.
@@ -115,7 +142,7 @@ pub struct JoinArgs {
     /// Name of this host, unique in the cluster; a host that is a member has one
     #[arg(long, value_name = "HOST")]
     pub name: Option<HostName>,
-    /// Address and port on which other hosts reach this one; a host that is a member has one
+    /// Address and port on which other hosts reach this one; a host that will hold no file sets needs none
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
 }

@@ -1,7 +1,7 @@
 //! What the command line asks the daemon.
 
 use super::ByteText;
-use protocol::FileSetName;
+use protocol::{FileSetName, Grant};
 use serde::{Deserialize, Serialize};
 
 /// Version of the control protocol: the command line and the daemon are installed together, and a daemon that was not
@@ -79,8 +79,8 @@ pub enum ControlRequest {
     },
     /// A ticket for one more host. Answered by [`super::ControlEvent::Ticket`].
     Invite {
-        /// The file set that the host may replicate.
-        fileset: FileSetName,
+        /// What the host may have.
+        grant: Grant,
         /// Life of the ticket in seconds.
         life_s: u64,
     },

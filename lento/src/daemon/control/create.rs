@@ -11,7 +11,7 @@ use lento_cli::control::{ByteText, ControlEvent, Failure, WaitPolicy};
 use lento_core::Saved;
 use lento_store::{Bottom, Store};
 use protocol::{FileSetId, FileSetName, HostId};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ impl Mind {
             mounted: false,
             copying: false,
             wait,
-            invited: BTreeSet::new(),
+            invited: BTreeMap::new(),
             client: None,
         })
     }

@@ -124,7 +124,8 @@ mod tests {
         std::fs::create_dir(&root).expect("it is new");
         let fileset = FileSetId::from_bytes([1; 16]);
         let host = HostId::new(1).expect("not 0");
-        let config = StoreConfig { fileset, host, index: dir.path().join("index"), keep_received: false };
+        let config =
+            StoreConfig { fileset, host, index: dir.path().join("index"), keep_received: false, on_demand: false };
         let bottom = Arc::new(Bottom::new(File::open(&root).expect("it is there").into()).expect("it is on ext4"));
         let store = Arc::new(Store::adopt(bottom, config, &mut |_| {}).expect("it is adopted"));
         let log = File::open(root.join(".intermezzo/log")).expect("it is there").into();

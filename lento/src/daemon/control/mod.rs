@@ -103,7 +103,7 @@ impl Mind {
                 self.create(name, store, mount, wait, answers);
             }
             ControlRequest::FilesetRemove { name, force } => self.remove(&name, force, answers),
-            ControlRequest::Invite { fileset, life_s } => match self.invite(fileset, life_s) {
+            ControlRequest::Invite { grant, life_s } => match self.invite(grant, life_s) {
                 Ok(ticket) => end(&answers, [ControlEvent::Ticket(ticket), ControlEvent::Done(None)]),
                 Err(failure) => end(&answers, [ControlEvent::Failed(failure)]),
             },
@@ -119,16 +119,17 @@ impl Mind {
         }
     }
 
-    fn invite(&self, fileset: protocol::FileSetName, life_s: u64) -> Result<Ticket, Failure> {
-        let id = self.by_name(&fileset).ok_or_else(|| super::error::no_fileset(&fileset))?;
+    fn invite(&self, grant: protocol::Grant, life_s: u64) -> Result<Ticket, Failure> {
+        let fileset = &grant.fileset;
+        let id = self.by_name(fileset).ok_or_else(|| super::error::no_fileset(fileset))?;
         let holder = self.engine.status(id).is_some_and(|status| status.holder == self.identity.host);
         if !holder {
             return Err(super::error::hinted(
-                format!("this host only replicates {fileset}"),
+                format!("this host does not hold {fileset}"),
                 "invite on the host that holds it: `lento status` names it",
             ));
         }
-        let ticket = tokio::task::block_in_place(|| self.identity.invite(Some(fileset), Duration::from_secs(life_s)))
+        let ticket = tokio::task::block_in_place(|| self.identity.invite(Some(grant), Duration::from_secs(life_s)))
             .map_err(failed)?;
         Ok(Ticket { ticket: ticket.to_string(), life_s })
     }

@@ -234,7 +234,7 @@ mod tests {
     use crate::daemon::files::FileSetConfig;
     use lento_cli::control::WaitPolicy;
     use protocol::{FileSetId, HostId};
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
     use std::fs;
     use std::path::Path;
 
@@ -257,7 +257,8 @@ mod tests {
             mounted: false,
             copying: true,
             wait: WaitPolicy::Hard,
-            invited: BTreeSet::new(),
+            invited: BTreeMap::new(),
+            client: None,
         };
         let make = |home: &Path| make(home, host(2), host(1), &config);
         // A directory that is not empty.
