@@ -93,6 +93,8 @@ fn take_back(recovery: &mut Recovery<'_>, expected: &Expected) -> Result<(), Mou
     for (place, id) in &expected.entries {
         let (parent, name) = place;
         let found = match recovery.tree.directory(*parent).map_err(failed)? {
+            // In a client's cache: the names that are here say nothing of those that are not.
+            Some(dir) if recovery.tree.lacks_names(&dir).map_err(failed)? => continue,
             Some(dir) => recovery.tree.entry(&dir, name.as_bytes()).map_err(failed)?,
             None => None,
         };
@@ -159,8 +161,17 @@ fn tell_suspects(recovery: &mut Recovery<'_>, last: u64, since_secs: i64) -> Res
     let mut suspects = Vec::new();
     let host = recovery.tree.host;
     let tree = &recovery.tree;
+    let is_unknown = |id: ObjectId| id.host == host && id.counter > last && id.counter < ObjectId::ADOPTED;
     let walked = tree.walk(true, &mut |(dir, parent), name, found| {
         let mut found = *found;
+        // What is absent is as its holder knows it, whenever Lento put it here.
+        let is_suspect = match found.id {
+            None => true,
+            Some(id) => is_unknown(id) || found.stat.ctime().secs >= since_secs,
+        };
+        if !is_suspect || tree.is_absent(dir, name.as_bytes())? {
+            return Ok(());
+        }
         let unknown = match found.id {
             None => {
                 let id = crate::filter::identity::adopted(host, found.handle);
@@ -168,11 +179,9 @@ fn tell_suspects(recovery: &mut Recovery<'_>, last: u64, since_secs: i64) -> Res
                 found.id = Some(id);
                 true
             }
-            Some(id) => id.host == host && id.counter > last && id.counter < ObjectId::ADOPTED,
+            Some(id) => is_unknown(id),
         };
-        if unknown || found.stat.ctime().secs >= since_secs {
-            suspects.push(((parent, name.clone()), found, unknown));
-        }
+        suspects.push(((parent, name.clone()), found, unknown));
         Ok(())
     });
     walked.map_err(failed)?;
