@@ -570,6 +570,38 @@ fn after_a_kill_nothing_is_told_of_what_is_absent() {
     assert_eq!(read.recv_timeout(PATIENCE).expect("it goes on").expect("read"), b"fresh");
 }
 
+#[test]
+fn after_a_loss_of_power_nothing_is_told_of_what_is_absent() {
+    let mut stand = Stand::prepared(CLIENT, |store| {
+        fs::create_dir(store.join("d")).expect("made");
+        give_id(&store.join("d"), 1);
+        stub(&store.join("f"), 5, 2);
+        stub(&store.join("without-id"), 5, 3);
+        assert_eq!(remove(&store.join("without-id"), Xattr::IDENTITY), 0);
+        fs::write(store.join("removed"), "x").expect("made");
+        give_id(&store.join("removed"), 4);
+    });
+    stand.grant(1);
+    fs::write(stand.path("d/mine"), "x").expect("written");
+    fs::remove_file(stand.path("removed")).expect("removed");
+    let before = stand.synced_log().last().expect("records").record.number;
+    stand.kill();
+    // Lento has the names in a directory asked for again, and puts a file of another host where one was removed.
+    fs::remove_file(stand.store.join("d/mine")).expect("removed");
+    mark_absent(&stand.store.join("d"));
+    stub(&stand.store.join("removed"), 5, 5);
+    // As if the system had gone down meanwhile.
+    let marker = stand.store.join(".intermezzo/mounted");
+    let text = fs::read_to_string(&marker).expect("the marker");
+    let boot = text.lines().next().expect("the boot id comes first");
+    fs::write(&marker, text.replace(boot, "boot 00000000-0000-0000-0000-000000000000")).expect("changed");
+    stand.start();
+    assert!(matches!(stand.lento().hello, Upcall::Hello { lost_after: Some(last), .. } if last >= before));
+    let told: Vec<_> = stand.synced_log().into_iter().filter(|e| e.record.number > before).collect();
+    assert_eq!(words(&told), ["noop"], "{told:?}");
+    assert_eq!(get(&stand.store.join("without-id"), Xattr::IDENTITY), None);
+}
+
 fn fill_and_wait(stand: &mut Stand, opened: &Receiver<std::io::Result<()>>) {
     wait_for_fetch(stand);
     fill(stand, "f", b"fresh");

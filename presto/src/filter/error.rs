@@ -14,7 +14,7 @@ pub(crate) enum Error {
     /// The log could not be written, so nothing was done to the bottom.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The permit did not come.
+    /// The permit, or what was to be fetched, did not come.
     #[error(transparent)]
     Refused(#[from] Refused),
     /// InterMezzo's own directory or attributes may not be touched through the mount.

@@ -79,17 +79,19 @@ impl Filter {
     }
 
     fn mark_absent(&self, cache: &Cache, handle: Handle) -> Result<bool> {
-        let file = match self.bottom.open_file(handle, OFlag::O_RDONLY) {
-            Ok(file) => file,
+        let fd = match self.bottom.open(handle, OFlag::O_PATH) {
+            Ok(fd) => fd,
             Err(Errno::ESTALE) => return Ok(false),
             Err(error) => return Err(error.into()),
         };
-        // Without an identity nobody else can know it.
-        let Some(id) = identity::read(XattrTarget::fd(&file))? else { return Ok(false) };
-        if !stat_fd(&file)?.is_file() || cache.is_unsent(id) {
+        if !stat_fd(&fd)?.is_file() {
             return Ok(false);
         }
-        identity::set_absent(XattrTarget::fd(&file))?;
+        // Without an identity nobody else can know it.
+        let target = XattrTarget::path_fd(&fd);
+        let Some(id) = identity::read(target)?.filter(|id| !cache.is_unsent(*id)) else { return Ok(false) };
+        identity::set_absent(target)?;
+        tracing::trace!(%id, "evicted");
         Ok(true)
     }
 

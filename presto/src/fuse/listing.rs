@@ -34,11 +34,11 @@ pub(super) fn plus(filter: &Filter, node: u64, offset: u64, reply: &mut ReplyDir
         let ttl = reply::attr_ttl(&found.stat);
         let attributes = reply::attributes(found.node, &found.stat);
         let name = OsStr::from_bytes(listed.name.to_bytes());
-        // Before the kernel is: it may forget it at once.
-        if !listed.is_dot() {
+        let full = reply.add(INodeNo(found.node), listed.next, name, &ttl, &attributes, fuser::Generation(0));
+        if !full && !listed.is_dot() {
             filter.note_known(found.node, &found.stat);
         }
-        reply.add(INodeNo(found.node), listed.next, name, &ttl, &attributes, fuser::Generation(0))
+        full
     })
 }
 
