@@ -14,22 +14,19 @@ use std::{
 /// An entry that cannot be forgotten within this time is behind a lock that a parked request holds.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-struct Job {
-    token: u64,
-    entries: Vec<(Handle, Name)>,
-    objects: Vec<Handle>,
-    replaced: Vec<Handle>,
+/// What Lento wants done, in the order in which it said so.
+pub(crate) enum Job {
+    /// Forget what is named.
+    Some { token: u64, entries: Vec<(Handle, Name)>, objects: Vec<Handle>, replaced: Vec<Handle> },
+    /// Forget all but open files.
+    All { token: u64 },
+    /// Mark files as absent.
+    Evict { objects: Vec<Handle> },
 }
 
 /// The queue of invalidations.
 #[derive(Debug, Clone)]
 pub(crate) struct Invalidations(Sender<Job>);
-
-impl std::fmt::Debug for Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "invalidation {}", self.token)
-    }
-}
 
 impl Invalidations {
     /// Starts the threads.
@@ -48,10 +45,10 @@ impl Invalidations {
         Ok(Self(jobs))
     }
 
-    /// Has the kernel forget what is named, and then tells Lento.
-    pub(crate) fn submit(&self, token: u64, entries: Vec<(Handle, Name)>, objects: Vec<Handle>, replaced: Vec<Handle>) {
+    /// Has it done, and Lento told.
+    pub(crate) fn submit(&self, job: Job) {
         // Fails only when the worker is gone, at the end of the mount: then nothing is cached any more.
-        let _ = self.0.send(Job { token, entries, objects, replaced });
+        let _ = self.0.send(job);
     }
 }
 
@@ -68,19 +65,52 @@ struct Worker {
 impl Worker {
     fn run(mut self, queue: &Receiver<Job>) {
         while let Ok(job) = queue.recv() {
-            for handle in &job.replaced {
-                self.filter.mark_replaced(*handle);
-            }
-            for handle in job.objects.iter().chain(&job.replaced) {
-                self.filter.forget_dir(*handle);
-                if let Err(error) = self.kernel.forget_object(&self.filter, *handle) {
-                    tracing::warn!(%error, ?handle, "the kernel did not forget an object");
+            let answer = match job {
+                Job::Some { token, entries, objects, replaced } => {
+                    self.forget_named(entries, &objects, &replaced);
+                    Upcall::Invalidated { token }
                 }
-            }
-            if !job.entries.is_empty() {
-                self.forget(job.entries);
-            }
-            self.upcalls.send(&Upcall::Invalidated { token: job.token });
+                Job::All { token } => {
+                    self.forget_all();
+                    Upcall::Invalidated { token }
+                }
+                Job::Evict { objects } => {
+                    let (evicted, kept) = objects.into_iter().partition(|handle| self.filter.evict(*handle));
+                    Upcall::Evicted { evicted, kept }
+                }
+            };
+            self.upcalls.send(&answer);
+        }
+    }
+
+    fn forget_named(&mut self, entries: Vec<(Handle, Name)>, objects: &[Handle], replaced: &[Handle]) {
+        for handle in replaced {
+            self.filter.mark_replaced(*handle);
+        }
+        for handle in objects.iter().chain(replaced) {
+            self.filter.forget_dir(*handle);
+            self.forget_object(*handle);
+        }
+        if !entries.is_empty() {
+            self.forget(entries);
+        }
+    }
+
+    fn forget_object(&self, handle: Handle) {
+        if let Err(error) = self.kernel.forget_object(&self.filter, handle) {
+            tracing::warn!(%error, ?handle, "the kernel did not forget an object");
+        }
+    }
+
+    /// Each name is looked up again before it is used, which brings attributes; listings and attributes of directories
+    /// that somebody works in are forgotten one by one.
+    fn forget_all(&self) {
+        let known = self.filter.forget_all_dirs();
+        if let Err(error) = self.kernel.forget_all_entries() {
+            tracing::warn!(%error, "entries that the kernel knows may be seen as they were (Linux 6.16 is needed)");
+        }
+        for handle in known {
+            self.forget_object(handle);
         }
     }
 

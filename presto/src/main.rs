@@ -43,6 +43,12 @@ struct Arguments {
     /// The last number that an earlier log of this host in this file set gave: a new log begins well after it
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     numbers_after: u64,
+    /// The store is a client's cache: what is absent in it is asked for when it is needed
+    #[arg(long)]
+    on_demand: bool,
+    /// Let nothing be changed through the mount
+    #[arg(long)]
+    read_only: bool,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -66,6 +72,8 @@ fn main() -> anyhow::Result<()> {
         threads: arguments.threads.into(),
         soft: arguments.soft.map(Duration::from_secs),
         numbers_after: arguments.numbers_after,
+        on_demand: arguments.on_demand,
+        read_only: arguments.read_only,
     })?;
     Ok(())
 }

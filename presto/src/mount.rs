@@ -1,6 +1,7 @@
 //! From the command line to a mount that serves, and its end.
 
 use crate::{
+    absent::WaitingRoom,
     error::MountError,
     filter::{Filter, Replaced, orphan_name},
     fuse::{Adapter, Backing, Kernel},
@@ -60,6 +61,10 @@ pub struct Options {
     pub soft: Option<Duration>,
     /// The last number that an earlier log of this host in this file set gave, 0 for none: a new log begins well after it.
     pub numbers_after: u64,
+    /// The store is a client's cache: objects in it may be absent, and are asked for when they are needed.
+    pub on_demand: bool,
+    /// Nothing can be changed through the mount.
+    pub read_only: bool,
 }
 
 /// Mounts, prints `ready`, serves, and returns when it is unmounted: by SIGTERM or SIGINT, by Lento, or by `umount`.
@@ -93,10 +98,15 @@ pub fn run(options: Options) -> Result<(), MountError> {
         let upcalls = upcalls.clone();
         move || upcalls.send(&Upcall::GetPermit)
     });
+    let room = WaitingRoom::new({
+        let upcalls = upcalls.clone();
+        move |upcall| upcalls.send(upcall)
+    });
+    let cache = options.on_demand.then(|| recovery::unsent(&log)).transpose()?;
     let backing = Backing::default();
     let orphans = saver(subdirectory(&private, "conflicts")?, upcalls.clone())?;
-    let filter =
-        Arc::new(Filter::new(bottom, options.host, Journal::new(writer), gate, Box::new(backing.clone()), orphans));
+    let (journal, passthrough) = (Journal::new(writer), Box::new(backing.clone()));
+    let filter = Arc::new(Filter::new(bottom, options.host, journal, gate, room, cache, passthrough, orphans));
     let fail = |source| MountError::Mount { path: options.mount.clone(), source };
     let mount = mount_point(&options.mount).map_err(fail)?;
     // The mount usually covers the store: nothing else is looked up by path from here on.
@@ -187,6 +197,7 @@ fn finish(filter: &Filter) {
         filter.store_all(&pass);
     }
     filter.gate.end();
+    filter.room.end();
 }
 
 fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), MountError> {
@@ -204,6 +215,12 @@ fn start_helpers(
     start("parked", move || f.gate.work_off())?;
     let (f, soft) = (filter.clone(), options.soft);
     start("watch", move || f.gate.watch(soft, is_interrupted))?;
+    if options.on_demand {
+        let f = filter.clone();
+        start("fetched", move || f.room.work_off())?;
+        let f = filter.clone();
+        start("watch-fetches", move || f.room.watch(soft, is_interrupted))?;
+    }
     let (f, end) = (filter.clone(), ending.clone());
     start("doorbell", move || {
         while !end.load(Ordering::Acquire) {
@@ -270,6 +287,9 @@ fn config(options: &Options, store: &OwnedFd) -> Config {
         MountOption::Subtype("presto".into()),
         MountOption::DefaultPermissions,
     ];
+    if options.read_only {
+        config.mount_options.push(MountOption::RO);
+    }
     // As the bottom is mounted.
     let flags = nix::sys::statvfs::fstatvfs(store).map(|s| s.flags()).unwrap_or(FsFlags::ST_NOSUID | FsFlags::ST_NODEV);
     config.mount_options.push(if flags.contains(FsFlags::ST_NOSUID) { MountOption::NoSuid } else { MountOption::Suid });

@@ -16,17 +16,17 @@ use std::{
 /// Set in `state` while the permit is held; the bits below count operations under way.
 const HELD: u64 = 1 << 63;
 
-/// Why a parked request ends without having been done.
+/// Why a parked request, which waits for the permit or a fetch, ends without having been done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The caller has a signal pending, or is gone.
-    #[error("interrupted while it waited for the permit")]
+    #[error("interrupted while it waited")]
     Interrupted,
     /// It waited longer than the mount's `--soft` time.
-    #[error("the permit did not come in time")]
+    #[error("what it waited for did not come in time")]
     TimedOut,
     /// Too many requests wait.
-    #[error("more than {} requests wait for the permit", limits::PARKED_REQUESTS)]
+    #[error("more than {} requests wait", limits::PARKED_REQUESTS)]
     TooMany,
     /// The mount is going away.
     #[error("the mount is being shut down")]

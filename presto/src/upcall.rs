@@ -1,6 +1,9 @@
 //! The channel to Lento: connects again for ever, and keeps the mount at work meanwhile.
 
-use crate::{filter::Filter, invalidate::Invalidations};
+use crate::{
+    filter::Filter,
+    invalidate::{Invalidations, Job},
+};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use protocol::{Downcall, FileSetId, Upcall, UpcallReader, encode_upcall, limits, version};
 use std::{
@@ -103,6 +106,7 @@ impl Client {
         if self.filter.gate.is_wanted() {
             self.upcalls.send(&Upcall::GetPermit);
         }
+        self.filter.room.say_again();
         tracing::info!(socket = %self.socket.display(), "connected to Lento");
         Ok(stream)
     }
@@ -159,9 +163,24 @@ impl Client {
                 });
             }
             Downcall::Invalidate { token, entries, objects, replaced } => {
-                self.invalidations.submit(token, entries, objects, replaced);
+                self.invalidations.submit(Job::Some { token, entries, objects, replaced });
             }
-            Downcall::Shutdown => (self.shutdown)(),
+            Downcall::InvalidateAll { token } => self.invalidations.submit(Job::All { token }),
+            Downcall::Fetched { object, errno } => {
+                self.filter.forget_dir(object);
+                self.filter.room.fetched(object, errno);
+            }
+            Downcall::Evict { objects } => self.invalidations.submit(Job::Evict { objects }),
+            Downcall::Reintegrated { upto } => {
+                if let Some(cache) = &self.filter.cache {
+                    cache.reintegrated(upto);
+                }
+            }
+            Downcall::Shutdown => {
+                // Nothing more will come: who waits for it would keep the mount in use.
+                self.filter.room.end();
+                (self.shutdown)();
+            }
         }
     }
 

@@ -170,7 +170,7 @@ fn an_invalidation_is_answered_even_while_a_request_waits_in_that_directory() {
     stand.lento().wait(|u| matches!(u, Upcall::GetPermit).then_some(()));
     fs::write(stand.store.join("g"), "new").expect("Lento puts a file into the bottom");
     fs::remove_file(stand.store.join("f")).expect("and removes another");
-    let root = root_handle(&stand);
+    let root = stand.handle_of("");
     let name = |n: &[u8]| protocol::Name::new(n).expect("legal");
     stand.lento().send(&Downcall::Invalidate {
         token: 77,
@@ -194,11 +194,11 @@ fn what_is_written_to_a_replaced_inode_is_saved() {
     let mut open = OpenOptions::new().append(true).open(&path).expect("opened");
     open.write_all(b" mine").expect("written");
     stand.lento().revoke();
-    let handle = handle_of(&stand, "f");
+    let handle = stand.handle_of("f");
     let staged = stand.store.join(".intermezzo/staged");
     fs::write(&staged, "theirs").expect("staged");
     fs::rename(&staged, stand.store.join("f")).expect("renamed over it");
-    let root = root_handle(&stand);
+    let root = stand.handle_of("");
     let entries = vec![(root, protocol::Name::new(b"f").expect("legal"))];
     stand.lento().send(&Downcall::Invalidate { token: 1, entries, objects: vec![], replaced: vec![handle] });
     stand.lento().wait(|u| matches!(u, Upcall::Invalidated { token: 1 }).then_some(()));
@@ -208,24 +208,4 @@ fn what_is_written_to_a_replaced_inode_is_saved() {
     let copy = stand.store.join(".intermezzo/conflicts").join(saved.as_os_str());
     assert_eq!(fs::read(copy).expect("it is kept"), b"base mine too late");
     assert_eq!(fs::read(&path).expect("the other one has the name"), b"theirs");
-}
-
-fn root_handle(stand: &Stand) -> protocol::Handle {
-    handle_of(stand, "")
-}
-
-/// The handle of an entry of the bottom.
-fn handle_of(stand: &Stand, name: &str) -> protocol::Handle {
-    #[repr(C)]
-    struct Raw(u32, i32, u32, u32);
-    let mut raw = Raw(8, 0, 0, 0);
-    let mut mount = 0_i32;
-    let path = std::ffi::CString::new(stand.store.join(name).to_str().expect("utf-8")).expect("no NUL");
-    // SAFETY: the structure has room for the 8 bytes that it announces.
-    let result = unsafe {
-        let raw: *mut Raw = &mut raw;
-        libc::syscall(libc::SYS_name_to_handle_at, libc::AT_FDCWD, path.as_ptr(), raw, &mut mount as *mut i32, 0)
-    };
-    assert_eq!(result, 0);
-    protocol::Handle::new(raw.2, raw.3)
 }

@@ -102,6 +102,8 @@ pub const UPCALL_BYTES: usize = 256 * 1024;
 pub const PARKED_REQUESTS: usize = 4096;
 /// How often the caller of a parked request is examined for pending signals.
 pub const PARKED_POLL_MS: u64 = 50;
+/// Files of a client's cache that Presto keeps in mind as opened lately, in each of two generations.
+pub const RECENTLY_OPENED: usize = 65_536;
 /// Directory descriptors that Presto keeps open.
 pub const DIRECTORY_CACHE: usize = 1024;
 

@@ -1,13 +1,16 @@
 //! Setting attributes, and what the file system as a whole tells.
 
-use super::{Caller, Error, Filter, Result};
+use super::{Caller, Error, Filter, Result, openfiles::OpenFile};
 use crate::{
     permit::Pass,
     sys::{self, Stat, stat_fd, without_fsetid},
 };
 use nix::{errno::Errno, fcntl::OFlag};
-use protocol::{AttrChange, Done, Op, Timestamp};
-use std::os::fd::{AsFd, AsRawFd};
+use protocol::{AttrChange, Done, Handle, Op, Timestamp};
+use std::{
+    os::fd::{AsFd, AsRawFd},
+    sync::Arc,
+};
 
 /// A time to be set.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +75,46 @@ impl Filter {
     /// `SETATTR`: returns the attributes afterwards.
     pub(crate) fn setattr(&self, pass: &Pass<'_>, caller: Caller, node: u64, set: SetAttr) -> Result<Stat> {
         let handle = self.handle(node);
-        let open = self.files.get(handle);
+        if set.size.is_none() || self.cache.is_none() {
+            return self.set_present(pass, caller, handle, set);
+        }
+        // In use like an open file, so that it does not become absent meanwhile.
+        let file = self.files.enter(handle);
+        let truncated = self.truncate(pass, caller, &file, set);
+        self.leave_unopened(file);
+        truncated
+    }
+
+    /// Sets attributes, the size among them, of a file whose content may be absent.
+    fn truncate(&self, pass: &Pass<'_>, caller: Caller, file: &OpenFile, set: SetAttr) -> Result<Stat> {
+        let state = file.state();
+        if state.file.is_none() {
+            let content = self.bottom.open_file(file.handle, OFlag::O_WRONLY)?;
+            if self.lacks_content(&content)? {
+                if set.size != Some(0) {
+                    return Err(Error::Absent(file.handle));
+                }
+                let _locked = self.lock_absent(&content, file.handle)?;
+                return self.set_all(pass, caller, file.handle, set, None, true);
+            }
+        }
+        drop(state);
+        self.set_present(pass, caller, file.handle, set)
+    }
+
+    fn set_present(&self, pass: &Pass<'_>, caller: Caller, handle: Handle, set: SetAttr) -> Result<Stat> {
+        self.set_all(pass, caller, handle, set, self.files.get(handle), false)
+    }
+
+    fn set_all(
+        &self,
+        pass: &Pass<'_>,
+        caller: Caller,
+        handle: Handle,
+        set: SetAttr,
+        open: Option<Arc<OpenFile>>,
+        was_absent: bool,
+    ) -> Result<Stat> {
         let fd: std::os::fd::OwnedFd = match (&open, set.size) {
             // A truncate needs a file that is open for writing.
             (Some(file), None) => file.duplicate()?,
@@ -86,6 +128,9 @@ impl Filter {
         let told = self.told.lock(id);
         let stat = self.record(pass, caller, op, |_| {
             apply(&fd, &change, caller)?;
+            if was_absent {
+                self.now_present(&fd)?;
+            }
             let stat = stat_fd(&fd)?;
             Ok((stat, Done { handle: None, attr: Some(stat.attr()) }))
         })?;

@@ -6,7 +6,7 @@ use crate::{
     sys::{check, stat_fd, without_fsetid},
 };
 use nix::{errno::Errno, fcntl::OFlag};
-use protocol::{Done, Op};
+use protocol::{Done, Handle, Op};
 use std::{
     fs::File,
     os::{fd::AsRawFd, unix::fs::FileExt},
@@ -24,7 +24,7 @@ impl Filter {
         let mut state = file.state();
         let prepared = match state.file {
             Some(_) => Ok(()),
-            None => self.bottom.open_file(handle, OFlag::O_RDONLY).map(|opened| {
+            None => self.present(handle, OFlag::O_RDONLY).map(|opened| {
                 state.backing = self.passthrough.open(&opened);
                 state.file = Some(Arc::new(opened));
             }),
@@ -32,10 +32,32 @@ impl Filter {
         let backing = state.backing;
         drop(state);
         match prepared {
-            Ok(()) => Ok(Opened { file, backing }),
+            Ok(()) => {
+                self.with_cache(|cache| cache.opened(handle));
+                Ok(Opened { file, backing })
+            }
             Err(error) => {
-                self.files.leave(handle);
-                Err(error.into())
+                self.leave_unopened(file);
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens a file, whose content must be here.
+    fn present(&self, handle: Handle, flags: OFlag) -> Result<File> {
+        let opened = self.bottom.open_file(handle, flags)?;
+        if self.lacks_content(&opened)? {
+            return Err(Error::Absent(handle));
+        }
+        Ok(opened)
+    }
+
+    /// A file that was entered, and not opened after all. Others may have opened and released it meanwhile.
+    pub(super) fn leave_unopened(&self, file: Arc<OpenFile>) {
+        if let Some((_, true)) = self.files.leave(file.handle) {
+            let backing = file.state().backing.take();
+            if let Some(backing) = backing {
+                self.passthrough.close(backing);
             }
         }
     }
@@ -44,9 +66,12 @@ impl Filter {
     pub(crate) fn open_for_writing(&self, pass: &Pass<'_>, caller: Caller, node: u64, flags: i32) -> Result<Opened> {
         let file = self.files.enter(self.handle(node));
         match self.prepare_writing(pass, caller, &file, flags) {
-            Ok(backing) => Ok(Opened { file, backing }),
+            Ok(backing) => {
+                self.with_cache(|cache| cache.opened(file.handle));
+                Ok(Opened { file, backing })
+            }
             Err(error) => {
-                self.files.leave(file.handle);
+                self.leave_unopened(file);
                 Err(error)
             }
         }
@@ -58,6 +83,12 @@ impl Filter {
             Some(opened) if state.writable => opened.clone(),
             _ => Arc::new(self.bottom.open_file(file.handle, OFlag::O_RDWR)?),
         };
+        let truncates = flags & libc::O_TRUNC != 0;
+        let emptying = match state.file.is_none() && self.lacks_content(&*opened)? {
+            true if truncates => Some(self.lock_absent(&*opened, file.handle)?),
+            true => return Err(Error::Absent(file.handle)),
+            false => None,
+        };
         let id = match state.id {
             Some(id) => id,
             None => self.id_of(&*opened, file.handle)?,
@@ -67,20 +98,24 @@ impl Filter {
         if !state.announced {
             let done = Done { handle: Some(file.handle), attr: None };
             self.note(pass, caller, Op::Intend { id, handle: file.handle }, done)?;
+            self.with_cache(|cache| cache.writing(id));
             state.announced = true;
             state.stored = Some(super::openfiles::Version::of(&stat));
+        }
+        // Where there are no bits to clear the capability makes no difference, and changing it costs.
+        let drop_fsetid = caller.uid != 0 || stat.mode() & SET_ID_BITS == 0;
+        if emptying.is_some() {
+            // Before anybody sees it as open: until this is done its content is not here.
+            empty(&opened, drop_fsetid)?;
+            self.now_present(&*opened)?;
         }
         if state.backing.is_none() {
             state.backing = self.passthrough.open(&opened);
         }
         state.file = Some(opened.clone());
         state.writable = true;
-        if flags & libc::O_TRUNC != 0 {
-            // SAFETY: plain integers.
-            let truncate = || check(unsafe { libc::ftruncate(opened.as_raw_fd(), 0) }.into());
-            // Where there are no bits to clear the capability makes no difference, and changing it costs.
-            let drop_it = caller.uid != 0 || stat.mode() & SET_ID_BITS == 0;
-            without_fsetid(drop_it, truncate)?;
+        if truncates && emptying.is_none() {
+            empty(&opened, drop_fsetid)?;
         }
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         state.writers += u32::from(writes);
@@ -199,8 +234,14 @@ impl Filter {
 
     /// `FSYNCDIR`.
     pub(crate) fn fsync_dir(&self, node: u64) -> Result<()> {
-        let dir = self.dir(node)?;
-        nix::unistd::fsync(&*dir)?;
+        match self.dir(node) {
+            Ok(dir) => nix::unistd::fsync(&*dir)?,
+            // What of it is here is made durable.
+            Err(Error::Absent(dir)) => {
+                nix::unistd::fsync(self.bottom.open(dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)?
+            }
+            Err(error) => return Err(error),
+        }
         self.journal.sync()?;
         Ok(())
     }
@@ -210,6 +251,13 @@ impl Filter {
     pub(crate) fn may_lose_bits(mode: u32) -> bool {
         mode & libc::S_IFMT == libc::S_IFREG && mode & SET_ID_BITS != 0
     }
+}
+
+/// Truncates a file to nothing.
+fn empty(file: &File, drop_fsetid: bool) -> Result<()> {
+    // SAFETY: plain integers.
+    let truncate = || check(unsafe { libc::ftruncate(file.as_raw_fd(), 0) }.into());
+    Ok(without_fsetid(drop_fsetid, truncate).map(drop)?)
 }
 
 fn signed(value: u64) -> Result<i64> {

@@ -1,7 +1,10 @@
 //! Open directories: a bounded cache, the only state that the filter keeps about objects that are not open.
 
 use crate::{
-    filter::{error::Result, identity},
+    filter::{
+        error::{Error, Result},
+        identity,
+    },
     sys::{Bottom, XattrTarget},
 };
 use nix::fcntl::OFlag;
@@ -37,20 +40,32 @@ impl AsFd for Dir {
 pub(crate) struct Dirs {
     open: Mutex<HashMap<u64, Arc<Dir>>>,
     clock: AtomicU64,
+    /// Counts what was forgotten: who opened a directory before that must not keep it after.
+    forgotten: AtomicU64,
     host: HostId,
+    /// Names may be absent (a client's cache).
+    on_demand: bool,
 }
 
 impl Dirs {
-    pub(crate) fn new(host: HostId) -> Self {
-        Self { open: Mutex::default(), clock: AtomicU64::new(0), host }
+    pub(crate) fn new(host: HostId, on_demand: bool) -> Self {
+        let (clock, forgotten) = Default::default();
+        Self { open: Mutex::default(), clock, forgotten, host, on_demand }
     }
 
     /// The directory, from the cache or opened.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] if its names are not here; such a one is not kept.
     pub(crate) fn get(&self, bottom: &Bottom, handle: Handle) -> Result<Arc<Dir>> {
         if let Some(dir) = self.cached(handle) {
             return Ok(dir);
         }
+        let forgotten = self.forgotten.load(Ordering::SeqCst);
         let fd = bottom.open(handle, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        if self.on_demand && identity::is_absent(XattrTarget::fd(&fd))? {
+            return Err(Error::Absent(handle));
+        }
         let id = if handle == bottom.root_handle {
             ObjectId::ROOT
         } else {
@@ -58,6 +73,9 @@ impl Dirs {
         };
         let dir = Arc::new(Dir { fd, handle, id, reading: Mutex::new(()), used: AtomicU64::new(self.now()) });
         let mut table = self.table();
+        if self.on_demand && self.forgotten.load(Ordering::SeqCst) != forgotten {
+            return Ok(dir);
+        }
         if table.len() >= limits::DIRECTORY_CACHE {
             evict(&mut table);
         }
@@ -77,7 +95,16 @@ impl Dirs {
 
     /// Closes a directory that was removed or changed by others.
     pub(crate) fn forget(&self, handle: Handle) {
-        self.table().remove(&handle.0);
+        let mut table = self.table();
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        table.remove(&handle.0);
+    }
+
+    /// Closes all.
+    pub(crate) fn forget_all(&self) {
+        let mut table = self.table();
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        table.clear();
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Dir>>> {

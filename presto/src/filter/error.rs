@@ -3,6 +3,7 @@
 use crate::permit::Refused;
 use modlog::LogError;
 use nix::errno::Errno;
+use protocol::Handle;
 
 /// What ends an operation without effect. Turned into an errno in the FUSE adapter only.
 #[derive(Debug, thiserror::Error)]
@@ -13,12 +14,16 @@ pub(crate) enum Error {
     /// The log could not be written, so nothing was done to the bottom.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The permit did not come.
+    /// The permit, or what was to be fetched, did not come.
     #[error(transparent)]
     Refused(#[from] Refused),
     /// InterMezzo's own directory or attributes may not be touched through the mount.
     #[error("this name belongs to InterMezzo")]
     Reserved,
+    /// Only the attributes of this object are in the cache: its names or its content are to be fetched, and then all
+    /// is tried again. Never an application's answer.
+    #[error("{0:?} is not in the cache")]
+    Absent(Handle),
     /// The object is not there any more.
     #[error("the object is gone")]
     Gone,
@@ -35,6 +40,7 @@ impl Error {
             Self::Refused(Refused::TooMany) => libc::EAGAIN,
             Self::Refused(Refused::Ending) => libc::EIO,
             Self::Reserved => libc::EPERM,
+            Self::Absent(_) => libc::EAGAIN,
             Self::Gone => libc::ENOENT,
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     filter::error::Result,
-    sys::{XattrTarget, get_xattr, set_xattr},
+    sys::{XattrTarget, get_xattr, remove_xattr, set_xattr},
 };
 use nix::errno::Errno;
 use protocol::{Handle, HostId, ObjectId, Xattr};
@@ -14,6 +14,28 @@ pub(crate) const NAME: &CStr = c"trusted.intermezzo";
 const VERSION: u8 = 1;
 /// Version and id.
 const BYTES: usize = 1 + ObjectId::BYTES;
+
+/// [`Xattr::ABSENT`] as the system calls take it.
+const ABSENT: &CStr = c"trusted.intermezzo.absent";
+
+/// Whether only the attributes of an object are here: the names in a directory, or the content of a file, are not.
+pub(crate) fn is_absent(target: XattrTarget<'_>) -> Result<bool> {
+    match get_xattr(target, ABSENT, &mut []) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Says that only the attributes of an object are here.
+pub(crate) fn set_absent(target: XattrTarget<'_>) -> Result<()> {
+    Ok(set_xattr(target, ABSENT, &[1], 0)?)
+}
+
+/// Says that all of an object is here.
+pub(crate) fn clear_absent(target: XattrTarget<'_>) -> Result<()> {
+    Ok(remove_xattr(target, ABSENT)?)
+}
 
 /// Whether an attribute's name belongs to InterMezzo.
 pub(crate) fn is_reserved(name: &[u8]) -> bool {

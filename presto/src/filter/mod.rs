@@ -1,17 +1,20 @@
 //! The filter: operations on the bottom, each with its record in the log. Knows nothing of FUSE's messages.
 
 mod attrs;
+mod cache;
 mod data;
 mod dirs;
 mod error;
 pub(crate) mod identity;
 mod listing;
 mod namespace;
+mod ondemand;
 mod openfiles;
 mod stores;
 mod xattrs;
 
 pub(crate) use attrs::{SetAttr, When};
+pub(crate) use cache::Cache;
 pub(crate) use error::{Error, Result};
 pub(crate) use listing::Listed;
 pub(crate) use namespace::NewMode;
@@ -19,6 +22,7 @@ pub(crate) use openfiles::Opened;
 pub(crate) use stores::{Replaced, orphan_name};
 
 use crate::{
+    absent::WaitingRoom,
     journal::Journal,
     permit::{Gate, Pass},
     sys::{Bottom, Stat, XattrTarget, set_fsetid, stat_at, stat_fd},
@@ -93,6 +97,10 @@ pub(crate) struct Filter {
     pub(crate) host: HostId,
     pub(crate) journal: Journal,
     pub(crate) gate: Gate,
+    /// Requests that wait for what is absent.
+    pub(crate) room: WaitingRoom,
+    /// On a client's mount only, whose bottom may lack names and contents.
+    pub(crate) cache: Option<Cache>,
     dirs: Dirs,
     pub(crate) files: OpenFiles,
     passthrough: Box<dyn Passthrough>,
@@ -113,11 +121,14 @@ impl std::fmt::Debug for Filter {
 }
 
 impl Filter {
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         bottom: Bottom,
         host: HostId,
         journal: Journal,
         gate: Gate,
+        room: WaitingRoom,
+        cache: Option<Cache>,
         passthrough: Box<dyn Passthrough>,
         orphans: Box<dyn Fn(Replaced) + Send + Sync>,
     ) -> Self {
@@ -126,7 +137,9 @@ impl Filter {
             host,
             journal,
             gate,
-            dirs: Dirs::new(host),
+            room,
+            dirs: Dirs::new(host, cache.is_some()),
+            cache,
             files: OpenFiles::default(),
             passthrough,
             orphans,
@@ -231,11 +244,11 @@ impl Filter {
         }
     }
 
-    /// Appends a record of what needs no work, or is done.
-    fn note(&self, pass: &Pass<'_>, caller: Caller, op: Op, done: Done) -> Result<()> {
+    /// Appends a record of what needs no work, or is done. Returns its number.
+    fn note(&self, pass: &Pass<'_>, caller: Caller, op: Op, done: Done) -> Result<u64> {
         let number = self.journal.append(pass, caller.cred(), |_| op)?;
         self.journal.finish(number, Ok(done));
-        Ok(())
+        Ok(number)
     }
 
     /// `LOOKUP`: `None` if there is no such entry.
@@ -245,7 +258,10 @@ impl Filter {
             return Ok(None);
         }
         match self.entry(&dir, &crate::sys::c_string(name)?) {
-            Ok(entry) => Ok(Some(entry)),
+            Ok(entry) => {
+                self.note_known(entry.node, &entry.stat);
+                Ok(Some(entry))
+            }
             Err(Error::Bottom(Errno::ENOENT)) => Ok(None),
             Err(error) => Err(error),
         }

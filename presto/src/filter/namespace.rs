@@ -46,6 +46,7 @@ impl Filter {
             identity::write(XattrTarget::entry(&*dir, &path), ObjectId::new(self.host, number))?;
             let entry = self.entry(&dir, &path)?;
             let handle = Some(self.handle(entry.node));
+            self.note_known(entry.node, &entry.stat);
             Ok((entry, Done { handle, attr: Some(entry.stat.attr()) }))
         })
     }
@@ -92,10 +93,10 @@ impl Filter {
         caller: Caller,
         parent: u64,
         name: &[u8],
-        target: Vec<u8>,
+        target: &[u8],
     ) -> Result<Entry> {
-        let to = c_string(&target)?;
-        let op = |parent, name, id| Op::Symlink { parent, name, id, target };
+        let to = c_string(target)?;
+        let op = |parent, name, id| Op::Symlink { parent, name, id, target: target.to_vec() };
         self.make(pass, caller, parent, name, op, |dir, path| {
             // SAFETY: both paths are valid for the call.
             check(unsafe { libc::symlinkat(to.as_ptr(), dir.as_fd().as_raw_fd(), path.as_ptr()) }.into()).map(drop)
@@ -128,6 +129,10 @@ impl Filter {
             identity::write(XattrTarget::fd(&file), id)?;
             let handle = self.bottom.handle_of(&file, c"")?;
             let stat = stat_fd(&file)?;
+            self.with_cache(|cache| {
+                cache.writing(id);
+                cache.opened(handle);
+            });
             let opened = self.files.insert_created(handle, id, file, writes, &*self.passthrough);
             let done = Done { handle: Some(handle), attr: Some(stat.attr()) };
             Ok(((Entry { node: self.node(handle), stat }, opened), done))
@@ -188,6 +193,7 @@ impl Filter {
         let name = self.checked(&dir, name)?;
         let path = c_string(name.as_bytes())?;
         let removed = self.bottom.handle_of(&*dir, &path)?;
+        self.require_names(&dir, &path)?;
         let id = self.id_at(&dir, &path)?;
         let op = |_| Op::Rmdir { parent: dir.id, name, id };
         self.record(pass, caller, op, |_| {
@@ -222,6 +228,9 @@ impl Filter {
         if other == Some(id) && flags == 0 {
             // Two links of one file: rename does nothing, so there is nothing to record.
             return Ok(());
+        }
+        if other.is_some() && !exchange {
+            self.require_names(&to_dir, &to_path)?;
         }
         let op = |_| Op::Rename { id, parent: dir.id, name, to_parent: to_dir.id, to_name, other, exchange };
         self.record(pass, caller, op, |_| {

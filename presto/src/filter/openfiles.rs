@@ -131,6 +131,22 @@ impl OpenFiles {
         Some((file, last))
     }
 
+    /// Does `work` on an inode that nobody has open or is about to open; who comes meanwhile waits in front of its state.
+    /// Returns the file, which is to be left, and what came of it; `None` if somebody was there before.
+    pub(crate) fn if_closed<T>(&self, handle: Handle, work: impl FnOnce() -> T) -> Option<(Arc<OpenFile>, T)> {
+        let mut table = self.table();
+        if table.contains_key(&handle.0) {
+            return None;
+        }
+        let file = Arc::new(OpenFile { handle, state: Mutex::default() });
+        table.insert(handle.0, Slot { file: file.clone(), opens: 1 });
+        let state = file.state();
+        drop(table);
+        let done = work();
+        drop(state);
+        Some((file, done))
+    }
+
     /// The open file of an inode.
     pub(crate) fn get(&self, handle: Handle) -> Option<Arc<OpenFile>> {
         let file = self.table().get(&handle.0).map(|slot| slot.file.clone())?;

@@ -2,6 +2,7 @@
 
 use super::{
     Caller, Filter, Opened, Result,
+    ondemand::is_untold,
     openfiles::{OpenFile, State, Version},
 };
 use crate::{
@@ -27,7 +28,9 @@ impl Filter {
     /// Appends a store.
     fn store(&self, pass: &Pass<'_>, caller: Caller, id: ObjectId, stat: &Stat) -> Result<()> {
         let op = Op::Store { id, size: stat.size(), mtime: stat.mtime() };
-        self.note(pass, caller, op, Done { handle: None, attr: Some(stat.attr()) })
+        let number = self.note(pass, caller, op, Done { handle: None, attr: Some(stat.attr()) })?;
+        self.with_cache(|cache| cache.stored(id, number));
+        Ok(())
     }
 
     /// Appends a store of an open file, if its content changed since the last one.
@@ -96,6 +99,7 @@ impl Filter {
         state.announced = false;
         if let Some(id) = state.id {
             self.journal.closed(id);
+            self.with_cache(|cache| cache.told(id));
         }
     }
 
@@ -161,14 +165,7 @@ impl Filter {
     }
 
     fn has_untold(&self) -> bool {
-        let untold = |file: &Arc<OpenFile>| {
-            let state = file.state();
-            let stat = state.file.as_ref().and_then(|opened| stat_fd(&**opened).ok());
-            stat.is_some_and(|stat| {
-                state.stored != Some(Version::of(&stat)) && state.replaced.is_none() && stat.0.st_nlink > 0
-            })
-        };
-        self.closing.load(Ordering::SeqCst) > 0 || self.files.written().iter().any(untold)
+        self.closing.load(Ordering::SeqCst) > 0 || self.files.written().iter().any(|file| is_untold(file))
     }
 
     /// The same as [`Filter::store_all`] at an interval, for files that stay open; those that find the permit gone wait for it.

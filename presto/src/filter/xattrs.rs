@@ -1,6 +1,6 @@
 //! Extended attributes, less those that belong to InterMezzo.
 
-use super::{Caller, DONE, Error, Filter, Result, identity};
+use super::{Caller, DONE, Error, Filter, Result, identity, ondemand::STATE};
 use crate::{
     permit::Pass,
     sys::{XattrTarget, c_string, chmod, get_xattr, list_xattrs, remove_xattr, set_xattr, stat_fd},
@@ -16,6 +16,13 @@ impl Filter {
     pub(crate) fn getxattr(&self, node: u64, name: &[u8], buffer: &mut [u8]) -> Result<usize> {
         if identity::is_reserved(name) {
             return Err(Errno::ENODATA.into());
+        }
+        if name == STATE {
+            let state = self.state_of(self.handle(node))?.as_bytes();
+            if !buffer.is_empty() {
+                buffer.get_mut(..state.len()).ok_or(Errno::ERANGE)?.copy_from_slice(state);
+            }
+            return Ok(state.len());
         }
         let name = c_string(name)?;
         let handle = self.handle(node);
@@ -34,7 +41,8 @@ impl Filter {
         let mut shown = Vec::with_capacity(length);
         for name in list.split_inclusive(|b| *b == 0) {
             // As the bottom does it: `trusted.` is for those who may read it.
-            if !identity::is_reserved(name) && (caller.uid == 0 || !name.starts_with(TRUSTED)) {
+            let is_ours = identity::is_reserved(name) || name.strip_suffix(b"\0") == Some(STATE);
+            if !is_ours && (caller.uid == 0 || !name.starts_with(TRUSTED)) {
                 shown.extend_from_slice(name);
             }
         }
@@ -48,10 +56,10 @@ impl Filter {
         caller: Caller,
         node: u64,
         name: &[u8],
-        value: Vec<u8>,
+        value: &[u8],
         flags: i32,
     ) -> Result<()> {
-        if identity::is_reserved(name) {
+        if identity::is_reserved(name) || name == STATE {
             return Err(Error::Reserved);
         }
         if value.len() > limits::XATTR_VALUE_BYTES || name.len() > limits::XATTR_NAME_BYTES {
@@ -65,9 +73,9 @@ impl Filter {
         let was = stat_fd(&fd)?;
         let name = name.to_vec();
         let loses_setgid = name == ACL_ACCESS && was.mode() & libc::S_ISGID != 0 && !may_keep_setgid(caller, &was);
-        let op = |_| Op::Setxattr { id, name, value: value.clone() };
+        let op = |_| Op::Setxattr { id, name, value: value.to_vec() };
         self.record(pass, caller, op, |_| {
-            set_xattr(XattrTarget::path_fd(&fd), &path, &value, flags)?;
+            set_xattr(XattrTarget::path_fd(&fd), &path, value, flags)?;
             if loses_setgid {
                 chmod(&fd, stat_fd(&fd)?.mode() & 0o7777 & !libc::S_ISGID)?;
             }
@@ -83,6 +91,9 @@ impl Filter {
     pub(crate) fn removexattr(&self, pass: &Pass<'_>, caller: Caller, node: u64, name: &[u8]) -> Result<()> {
         if identity::is_reserved(name) {
             return Err(Errno::ENODATA.into());
+        }
+        if name == STATE {
+            return Err(Error::Reserved);
         }
         let path = c_string(name)?;
         let handle = self.handle(node);

@@ -1,26 +1,24 @@
 //! `fuser::Filesystem`: decodes, calls the filter, replies.
 
-use super::{backing::Backing, reply};
+use super::{
+    again,
+    backing::Backing,
+    decode::{caller, is_write, when},
+    listing,
+    reply::{self, empty, written},
+};
 use crate::{
-    filter::{Caller, Error, Filter, Listed, NewMode, Result, SetAttr, When},
-    permit::{Pass, Refused},
+    filter::{Caller, Error, Filter, NewMode, Result, SetAttr},
+    permit::Pass,
     syncer::Syncer,
 };
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, Filesystem, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
     Request, TimeOrNow, WriteFlags,
 };
-use protocol::Timestamp;
-use std::{
-    ffi::OsStr,
-    io,
-    os::unix::ffi::OsStrExt,
-    path::Path,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path, sync::Arc, time::SystemTime};
 
 /// What the mount cannot do without.
 const REQUIRED: InitFlags = InitFlags::FUSE_POSIX_ACL.union(InitFlags::FUSE_DONT_MASK);
@@ -50,59 +48,37 @@ pub(crate) struct Adapter {
 }
 
 impl Adapter {
-    /// Does a change that needs the permit, now or when it comes, and replies.
+    /// Does a change that needs the permit, now or when all that it needs is here, and replies.
     fn change<R: Send + 'static, T>(
         &self,
         req: &Request,
         reply: R,
-        work: impl FnOnce(&Filter, &Pass<'_>, Caller) -> Result<T> + Send + 'static,
+        work: impl Fn(&Filter, &Pass<'_>, Caller) -> Result<T> + Send + 'static,
         answer: impl FnOnce(R, Result<T>) + Send + 'static,
     ) {
-        let (filter, caller) = (self.filter.clone(), caller(req));
-        self.filter.gate.run(caller.pid, move |pass: std::result::Result<&Pass<'_>, Refused>| {
-            let result = match pass {
-                Ok(pass) => work(&filter, pass, caller),
-                Err(refused) => Err(Error::Refused(refused)),
-            };
-            answer(reply, result);
-        });
+        again::change(self.filter.clone(), caller(req), reply, work, answer);
     }
-}
 
-fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid(), pid: req.pid() }
-}
-
-fn empty(reply: ReplyEmpty, result: Result<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(reply::errno(&error)),
-    }
-}
-
-fn written(reply: ReplyWrite, result: Result<usize>) {
-    match result {
-        Ok(count) => reply.written(count as u32),
-        Err(error) => reply.error(reply::errno(&error)),
-    }
-}
-
-/// A time as it came from the kernel; `fuser` turns those before 1970 into `1970 - (seconds + nanoseconds)`.
-fn when(time: TimeOrNow) -> When {
-    match time {
-        TimeOrNow::Now => When::Now,
-        TimeOrNow::SpecificTime(time) => When::At(match time.duration_since(UNIX_EPOCH) {
-            Ok(since) => Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() },
-            Err(before) => {
-                let before = before.duration();
-                Timestamp { secs: -(before.as_secs() as i64), nanos: before.subsec_nanos() }
+    /// Answers a request that needs no permit with what came of its first attempt; if something was absent, `work` is
+    /// made of what it needs to be tried again, when that is here.
+    fn settle<R, T, W>(
+        &self,
+        req: &Request,
+        mut reply: R,
+        first: impl FnOnce(&Filter, &mut R) -> Result<T>,
+        work: impl FnOnce() -> W,
+        answer: impl FnOnce(R, Result<T>) + Send + 'static,
+    ) where
+        R: Send + 'static,
+        W: Fn(&Filter, &mut R) -> Result<T> + Send + 'static,
+    {
+        match first(&self.filter, &mut reply) {
+            Err(Error::Absent(object)) => {
+                again::again(self.filter.clone(), req.pid(), object, reply, work(), answer);
             }
-        }),
+            result => answer(reply, result),
+        }
     }
-}
-
-fn is_write(flags: i32) -> bool {
-    flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -126,12 +102,16 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.filter.lookup(parent.0, name.as_bytes()) {
-            Ok(Some(entry)) => reply::entry(reply, Ok(entry)),
-            Ok(None) => reply::absent(reply),
-            Err(error) => reply.error(reply::errno(&error)),
-        }
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let work = || {
+            let name = name.as_bytes().to_vec();
+            move |f: &Filter, _: &mut _| f.lookup(parent.0, &name)
+        };
+        self.settle(req, reply, |f, _| f.lookup(parent.0, name.as_bytes()), work, reply::looked_up);
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.filter.note_forgotten(ino.0, nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -195,7 +175,7 @@ impl Filesystem for Adapter {
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (name, target) = (link_name.as_bytes().to_vec(), target.as_os_str().as_bytes().to_vec());
-        let work = move |f: &Filter, pass: &Pass<'_>, caller| f.symlink(pass, caller, parent.0, &name, target);
+        let work = move |f: &Filter, pass: &Pass<'_>, caller| f.symlink(pass, caller, parent.0, &name, &target);
         self.change(req, reply, work, reply::entry);
     }
 
@@ -224,7 +204,8 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if !is_write(flags.0) && flags.0 & libc::O_TRUNC == 0 {
-            return reply::opened(reply, self.filter.open_for_reading(ino.0));
+            let open = move |f: &Filter, _: &mut _| f.open_for_reading(ino.0);
+            return self.settle(req, reply, open, || open, reply::opened);
         }
         let work = move |f: &Filter, pass: &Pass<'_>, caller| f.open_for_writing(pass, caller, ino.0, flags.0);
         self.change(req, reply, work, reply::opened);
@@ -352,44 +333,32 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOSYS);
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let listed = self.filter.list(ino.0, offset, |listed: Listed<'_>, _| {
-            let node =
-                if listed.is_dot() { ino.0 } else { self.filter.node_of(ino.0, listed.name).unwrap_or(listed.ino) };
-            let name = OsStr::from_bytes(listed.name.to_bytes());
-            reply.add(INodeNo(node), listed.next, listed_type(listed.kind), name)
-        });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(reply::errno(&error)),
-        }
+    fn readdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        let list = move |f: &Filter, reply: &mut _| listing::plain(f, ino.0, offset, reply);
+        self.settle(
+            req,
+            reply,
+            list,
+            || list,
+            |reply, result| match result {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(reply::errno(&error)),
+            },
+        );
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let mut own = None;
-        let listed = self.filter.list(ino.0, offset, |listed: Listed<'_>, entry| {
-            let found = if listed.is_dot() {
-                match own.map_or_else(|| self.filter.getattr(ino.0), Ok) {
-                    Ok(stat) => {
-                        own = Some(stat);
-                        crate::filter::Entry { node: ino.0, stat }
-                    }
-                    Err(_) => return false,
-                }
-            } else {
-                // Removed since it was listed: then it is not there.
-                let Ok(entry) = entry() else { return false };
-                entry
-            };
-            let ttl = reply::attr_ttl(&found.stat);
-            let attributes = reply::attributes(found.node, &found.stat);
-            let name = OsStr::from_bytes(listed.name.to_bytes());
-            reply.add(INodeNo(found.node), listed.next, name, &ttl, &attributes, fuser::Generation(0))
-        });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(reply::errno(&error)),
-        }
+    fn readdirplus(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+        let list = move |f: &Filter, reply: &mut _| listing::plus(f, ino.0, offset, reply);
+        self.settle(
+            req,
+            reply,
+            list,
+            || list,
+            |reply, result| match result {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(reply::errno(&error)),
+            },
+        );
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -419,7 +388,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
-        let work = move |f: &Filter, pass: &Pass<'_>, caller| f.setxattr(pass, caller, ino.0, &name, value, flags);
+        let work = move |f: &Filter, pass: &Pass<'_>, caller| f.setxattr(pass, caller, ino.0, &name, &value, flags);
         self.change(req, reply, work, empty);
     }
 
@@ -472,18 +441,5 @@ impl Filesystem for Adapter {
     ) {
         // What changes a file by ioctl (inode flags, extent swaps) would pass by the log.
         reply.error(Errno::ENOTTY);
-    }
-}
-
-/// FUSE's type from a directory entry's.
-fn listed_type(kind: u8) -> FileType {
-    match kind {
-        libc::DT_DIR => FileType::Directory,
-        libc::DT_LNK => FileType::Symlink,
-        libc::DT_FIFO => FileType::NamedPipe,
-        libc::DT_SOCK => FileType::Socket,
-        libc::DT_CHR => FileType::CharDevice,
-        libc::DT_BLK => FileType::BlockDevice,
-        _ => FileType::RegularFile,
     }
 }

@@ -5,8 +5,8 @@ use crate::{
     sys::Stat,
 };
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyEntry,
-    ReplyOpen,
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyWrite,
 };
 use protocol::Kind;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -92,8 +92,33 @@ pub(super) fn entry(reply: ReplyEntry, result: Result<Entry>) {
     }
 }
 
+/// An entry, or that there is none.
+pub(super) fn looked_up(reply: ReplyEntry, result: Result<Option<Entry>>) {
+    match result {
+        Ok(Some(found)) => entry(reply, Ok(found)),
+        Ok(None) => absent(reply),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// Done, or not.
+pub(super) fn empty(reply: ReplyEmpty, result: Result<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// So many bytes.
+pub(super) fn written(reply: ReplyWrite, result: Result<usize>) {
+    match result {
+        Ok(count) => reply.written(count as u32),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
 /// There is no such entry, and the kernel may remember that.
-pub(super) fn absent(reply: ReplyEntry) {
+fn absent(reply: ReplyEntry) {
     let none = FileAttr {
         ino: INodeNo(0),
         size: 0,

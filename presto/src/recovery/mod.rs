@@ -9,11 +9,15 @@
 mod power;
 mod tree;
 mod unfinished;
+mod unsent;
+
+pub(crate) use unsent::unsent;
 
 use crate::{
     error::MountError,
+    filter::identity,
     marker::LastEnd,
-    sys::{Bottom, Stat, stat_fd},
+    sys::{Bottom, Stat, XattrTarget, stat_fd},
 };
 use modlog::{OpenFile, Recovered, Writer};
 use nix::{errno::Errno, fcntl::OFlag};
@@ -110,7 +114,9 @@ impl Recovery<'_> {
         };
         let stat = stat_fd(&fd).map_err(|e| failed(e.into()))?;
         let same = self.tree.id_of(&fd).map_err(failed)? == Some(id);
-        Ok(Some(stat).filter(|stat| same && stat.0.st_nlink > 0))
+        // What is absent was not changed here: a write would have made it present.
+        let absent = identity::is_absent(XattrTarget::path_fd(&fd)).map_err(failed)?;
+        Ok(Some(stat).filter(|stat| same && !absent && stat.0.st_nlink > 0))
     }
 }
 

@@ -89,11 +89,14 @@ fn expected(log: &OwnedFd, since_secs: i64) -> Result<Expected, MountError> {
 /// Entries that should be there and are not, and the reverse.
 fn take_back(recovery: &mut Recovery<'_>, expected: &Expected) -> Result<(), MountError> {
     let mut missing: BTreeMap<ObjectId, Vec<Place>> = BTreeMap::new();
-    let mut surplus: Vec<(Place, Found)> = Vec::new();
+    let mut surplus: Vec<(Place, Found, bool)> = Vec::new();
     for (place, id) in &expected.entries {
         let (parent, name) = place;
-        let found = match recovery.tree.directory(*parent).map_err(failed)? {
-            Some(dir) => recovery.tree.entry(&dir, name.as_bytes()).map_err(failed)?,
+        let dir = recovery.tree.directory(*parent).map_err(failed)?;
+        let found = match &dir {
+            // In a client's cache: the names that are here say nothing of those that are not.
+            Some(dir) if recovery.tree.lacks_names(dir).map_err(failed)? => continue,
+            Some(dir) => recovery.tree.entry(dir, name.as_bytes()).map_err(failed)?,
             None => None,
         };
         let is = found.and_then(|found| found.id);
@@ -103,16 +106,19 @@ fn take_back(recovery: &mut Recovery<'_>, expected: &Expected) -> Result<(), Mou
         if let Some(id) = id {
             missing.entry(*id).or_default().push(place.clone());
         }
-        if let Some(found) = found {
-            surplus.push((place.clone(), found));
+        if let (Some(found), Some(dir)) = (found, &dir) {
+            let absent = recovery.tree.is_absent(dir, name.as_bytes()).map_err(failed)?;
+            surplus.push((place.clone(), found, absent));
         }
     }
     let mut back = Vec::new();
-    for (place, found) in surplus {
+    for (place, found, absent) in surplus {
         // An object that is elsewhere than the log says was renamed, and the rename was lost: it goes back.
         let moved = found.id.and_then(|id| Some((id, missing.get_mut(&id)?.pop()?)));
         match moved {
             Some((id, from)) => back.push((id, from, place)),
+            // Lento put it there since: its holder knows it.
+            None if absent => {}
             None => tell_object(recovery, &place, &found)?,
         }
     }
@@ -159,8 +165,17 @@ fn tell_suspects(recovery: &mut Recovery<'_>, last: u64, since_secs: i64) -> Res
     let mut suspects = Vec::new();
     let host = recovery.tree.host;
     let tree = &recovery.tree;
+    let is_unknown = |id: ObjectId| id.host == host && id.counter > last && id.counter < ObjectId::ADOPTED;
     let walked = tree.walk(true, &mut |(dir, parent), name, found| {
         let mut found = *found;
+        // What is absent is as its holder knows it, whenever Lento put it here.
+        let is_suspect = match found.id {
+            None => true,
+            Some(id) => is_unknown(id) || found.stat.ctime().secs >= since_secs,
+        };
+        if !is_suspect || tree.is_absent(dir, name.as_bytes())? {
+            return Ok(());
+        }
         let unknown = match found.id {
             None => {
                 let id = crate::filter::identity::adopted(host, found.handle);
@@ -168,11 +183,9 @@ fn tell_suspects(recovery: &mut Recovery<'_>, last: u64, since_secs: i64) -> Res
                 found.id = Some(id);
                 true
             }
-            Some(id) => id.host == host && id.counter > last && id.counter < ObjectId::ADOPTED,
+            Some(id) => is_unknown(id),
         };
-        if unknown || found.stat.ctime().secs >= since_secs {
-            suspects.push(((parent, name.clone()), found, unknown));
-        }
+        suspects.push(((parent, name.clone()), found, unknown));
         Ok(())
     });
     walked.map_err(failed)?;

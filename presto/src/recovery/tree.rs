@@ -65,6 +65,16 @@ impl<'a> Tree<'a> {
         handle.map(|handle| self.open_dir(handle)).transpose()
     }
 
+    /// Whether an entry's object is absent but for its attributes (a client's cache).
+    pub(super) fn is_absent(&self, dir: &OwnedFd, name: &[u8]) -> Result<bool> {
+        identity::is_absent(XattrTarget::entry(dir, &c_string(name)?))
+    }
+
+    /// Whether the names in a directory are absent: then one that is not there may still exist.
+    pub(super) fn lacks_names(&self, dir: &OwnedFd) -> Result<bool> {
+        identity::is_absent(XattrTarget::fd(dir))
+    }
+
     /// A directory was made known to be somewhere.
     pub(super) fn note_directory(&mut self, id: ObjectId, handle: Handle) {
         if let Some(all) = &mut self.directories {

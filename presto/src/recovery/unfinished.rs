@@ -19,7 +19,11 @@ pub(super) fn verdict(tree: &mut Tree<'_>, op: &Op) -> Result<std::result::Resul
         | Op::Symlink { parent, name, id, .. }
         | Op::Mknod { parent, name, id, .. } => return created(tree, *parent, name, *id),
         Op::Link { id, parent, name } => names(tree, *parent, name)? == Some(*id),
-        Op::Unlink { parent, name, id } | Op::Rmdir { parent, name, id } => names(tree, *parent, name)? != Some(*id),
+        Op::Unlink { parent, name, id } | Op::Rmdir { parent, name, id } => match tree.directory(*parent)? {
+            // Its absence there would say nothing.
+            Some(dir) if tree.lacks_names(&dir)? => false,
+            _ => names(tree, *parent, name)? != Some(*id),
+        },
         Op::Rename { id, parent, name, to_parent, to_name, exchange, .. } => {
             let there = names(tree, *to_parent, to_name)? == Some(*id);
             let still_here = names(tree, *parent, name)? == Some(*id);

@@ -6,7 +6,7 @@ pub mod lento;
 
 use lento::Connection;
 use modlog::{Finished, ReadResult, Reader};
-use protocol::Downcall;
+use protocol::{Downcall, Handle};
 use std::{
     fs::File,
     io::{BufRead, BufReader},
@@ -40,7 +40,21 @@ impl Stand {
         Self::make(Some(store.to_owned()), arguments)
     }
 
+    /// A client's mount, whose store was prepared before.
+    pub fn prepared(arguments: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+        let mut stand = Self::unmounted(None, arguments);
+        prepare(&stand.store);
+        stand.start();
+        stand
+    }
+
     fn make(store: Option<PathBuf>, arguments: &[&str]) -> Self {
+        let mut stand = Self::unmounted(store, arguments);
+        stand.start();
+        stand
+    }
+
+    fn unmounted(store: Option<PathBuf>, arguments: &[&str]) -> Self {
         let tmp = tempfile::Builder::new().prefix("presto-test-").tempdir().expect("a temporary directory");
         let make = |name: &str| {
             let path = tmp.path().join(name);
@@ -51,9 +65,7 @@ impl Stand {
         let socket = tmp.path().join("socket");
         let listener = lento::listen_at(&socket);
         let arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
-        let mut stand = Self { store, mount, socket, listener, presto: None, lento: None, arguments, _tmp: tmp };
-        stand.start();
-        stand
+        Self { store, mount, socket, listener, presto: None, lento: None, arguments, _tmp: tmp }
     }
 
     /// The same, with the permit given.
@@ -125,6 +137,22 @@ impl Stand {
     fn detach(&self) {
         // It is there only if Presto could not take it down itself.
         let _ = nix::mount::umount2(&self.mount, nix::mount::MntFlags::MNT_DETACH);
+    }
+
+    /// The handle of an entry of the bottom; of its root if `name` is empty.
+    pub fn handle_of(&self, name: &str) -> Handle {
+        #[repr(C)]
+        struct Raw(u32, i32, u32, u32);
+        let mut raw = Raw(8, 0, 0, 0);
+        let mut mount = 0_i32;
+        let path = std::ffi::CString::new(self.store.join(name).to_str().expect("utf-8")).expect("no NUL");
+        // SAFETY: the structure has room for the 8 bytes that it announces.
+        let result = unsafe {
+            let raw: *mut Raw = &mut raw;
+            libc::syscall(libc::SYS_name_to_handle_at, libc::AT_FDCWD, path.as_ptr(), raw, &mut mount as *mut i32, 0)
+        };
+        assert_eq!(result, 0);
+        Handle::new(raw.2, raw.3)
     }
 
     pub fn log_dir(&self) -> PathBuf {
