@@ -43,7 +43,7 @@ async fn a_host_joins_and_talks() {
     assert_eq!((joined.inviter.host, joined.inviter.name.as_str()), (host(1), "a"));
     assert_eq!(joined.inviter.address, a.identity.listen);
     match a.event().await {
-        NetEvent::Joined { member, grant: f } => assert_eq!((member.host, f), (host(2), fileset)),
+        NetEvent::Joined { member, grant: f } => assert_eq!((member.host, f), (host(2), grant)),
         other => panic!("not joined, but {other:?}"),
     }
     let known = a.identity.member(host(2)).expect("readable").expect("b is known");
