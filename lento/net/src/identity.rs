@@ -226,8 +226,11 @@ pub(crate) fn check_address(address: &str) -> Result<(), IdentityError> {
     let fits = address
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0));
-    let unspecified = address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
-    if fits && !unspecified && address.len() <= 255 && !address.contains(char::is_whitespace) {
+    let parsed = address.parse::<SocketAddr>().ok();
+    let unspecified = parsed.is_some_and(|address| address.ip().is_unspecified());
+    // Of a host that nobody calls.
+    let any_port = parsed.is_some_and(|address| address.ip().is_loopback() && address.port() == 0);
+    if (fits || any_port) && !unspecified && address.len() <= 255 && !address.contains(char::is_whitespace) {
         Ok(())
     } else {
         Err(IdentityError::Listen(address.to_owned()))
