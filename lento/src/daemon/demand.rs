@@ -8,9 +8,10 @@ use super::actions::invalidate;
 use super::input::Input;
 use super::mind::Mind;
 use super::stage::rounds;
+use super::walk::Walks;
 use crate::daemon::input::Call;
 use lento_net::Connection;
-use lento_store::{CommitError, Committed, Filled, Invalidation, Store, StoreError, Wanting};
+use lento_store::{Bounds, CommitError, Committed, Filled, Invalidation, Store, StoreError, Wanting};
 use lento_transfer::{CompareOptions, Comparer, Fetched, Receiver, TransferError};
 use protocol::{Downcall, FileSetId, Handle, HostId, Kind, ObjectId, Position, Reply, Request, limits};
 use std::collections::{BTreeSet, HashMap};
@@ -18,10 +19,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// Fetches of one file set that may be under way.
-const FETCHES: usize = 8;
-/// Files that are fetched in one request.
-const BATCH_FILES: usize = 256;
+/// Objects of one file set that may be being fetched.
+const FETCHES: usize = 1024;
+/// Objects that are taken up at once.
+const BATCH: usize = 256;
+/// What is fetched ahead in one request, and how many requests follow one another.
+const AHEAD: Bounds = Bounds { objects: 512, bytes: 1 << 20, largest: limits::INLINE_CONTENT_BYTES };
+const AHEAD_ROUNDS: usize = 32;
+/// Directories that are listed ahead, and how many at a time.
+const NAMES_AHEAD: Bounds = Bounds { objects: 64, bytes: u64::MAX, largest: u64::MAX };
+const LISTERS: usize = 8;
 /// How long records may take that tell of a version which came before them.
 const RECORDS: Duration = Duration::from_secs(2);
 /// Listings of a directory that changes meanwhile, before it is tried again later.
@@ -34,7 +41,7 @@ pub(super) struct Demands {
     waiting: BTreeSet<Handle>,
     /// Being fetched.
     under_way: BTreeSet<Handle>,
-    fetches: usize,
+    walks: Arc<Walks>,
 }
 
 impl Demands {
@@ -76,21 +83,21 @@ impl Mind {
         let connection = self.network.connection(holder);
         let Some(set) = self.filesets.get_mut(&fileset) else { return };
         let (Some(store), Some(presto), Some(connection)) = (&set.store, &set.presto, connection) else { return };
-        while set.demands.fetches < FETCHES && !set.demands.waiting.is_empty() {
+        while set.demands.under_way.len() < FETCHES && !set.demands.waiting.is_empty() {
             let mut batch = Vec::new();
-            while batch.len() < BATCH_FILES
+            while batch.len() < BATCH
                 && let Some(handle) = set.demands.waiting.pop_first()
             {
                 set.demands.under_way.insert(handle);
                 batch.push(handle);
             }
-            set.demands.fetches += 1;
             let fetch = Fetch {
                 store: store.clone(),
                 connection: connection.clone(),
                 fileset,
                 holder,
                 presto: Some(presto.downcalls.clone()),
+                walks: set.demands.walks.clone(),
             };
             let inputs = self.inputs.clone();
             tokio::task::spawn_blocking(move || fetch.run(batch, &inputs));
@@ -100,7 +107,6 @@ impl Mind {
     /// A fetch has ended.
     fn fetched(&mut self, fileset: FileSetId, outcomes: Vec<(Handle, Outcome)>) {
         let Some(set) = self.filesets.get_mut(&fileset) else { return };
-        set.demands.fetches -= 1;
         let (mut answers, mut later) = (Vec::new(), Vec::new());
         for (object, outcome) in outcomes {
             set.demands.under_way.remove(&object);
@@ -136,39 +142,135 @@ enum Listed {
     Gone,
 }
 
-/// One fetch: runs in a thread that may block.
+/// How things are fetched: in threads that may block.
+#[derive(Clone)]
 struct Fetch {
     store: Arc<Store>,
     connection: Connection,
     fileset: FileSetId,
     holder: HostId,
     presto: Option<mpsc::Sender<Downcall>>,
+    walks: Arc<Walks>,
 }
 
 impl Fetch {
+    /// Fetches small files together, and all else in threads of their own: nobody waits for what somebody else wants.
     fn run(self, batch: Vec<Handle>, inputs: &mpsc::Sender<Input>) {
-        let mut outcomes = Vec::with_capacity(batch.len());
-        let mut files = Vec::new();
+        let mut outcomes = Vec::new();
+        let mut small = Vec::new();
         for handle in batch {
-            match self.store.wanting(handle) {
-                Ok(wanting) if !wanting.absent => outcomes.push((handle, Outcome::Answer(0))),
-                Ok(wanting) if wanting.kind == Kind::Directory => {
-                    let outcome = self.names(wanting.id);
-                    outcomes.push((handle, self.told(wanting.id, outcome)));
+            let wanting = match self.store.wanting(handle) {
+                Ok(wanting) if !wanting.absent => {
+                    outcomes.push((handle, Outcome::Answer(0)));
+                    continue;
                 }
-                Ok(wanting) => files.push((handle, wanting)),
-                Err(why) => outcomes.push((handle, Outcome::Answer(errno_of(&why)))),
+                Ok(wanting) => wanting,
+                Err(why) => {
+                    outcomes.push((handle, Outcome::Answer(errno_of(&why))));
+                    continue;
+                }
+            };
+            if wanting.kind == Kind::File && wanting.size <= AHEAD.largest {
+                small.push((handle, wanting.id));
+                continue;
             }
+            let (alone, inputs) = (self.clone(), inputs.clone());
+            tokio::task::spawn_blocking(move || alone.fetch_one(handle, wanting, &inputs));
         }
-        let ids: Vec<ObjectId> = files.iter().map(|(_, wanting)| wanting.id).collect();
-        let mut results = self.contents(ids);
-        for (handle, Wanting { id, .. }) in files {
-            let outcome = results.remove(&id).unwrap_or(Ok(Outcome::Later));
-            outcomes.push((handle, self.told(id, outcome)));
+        self.tell(outcomes, inputs);
+        self.fetch_small(small, inputs);
+    }
+
+    fn tell(&self, outcomes: Vec<(Handle, Outcome)>, inputs: &mpsc::Sender<Input>) {
+        if outcomes.is_empty() {
+            return;
         }
         let fileset = self.fileset;
         let done = Call::Do(Box::new(move |mind: &mut Mind| mind.fetched(fileset, outcomes)));
         let _ = inputs.blocking_send(Input::Call(done));
+    }
+
+    fn fetch_one(&self, handle: Handle, Wanting { id, kind, .. }: Wanting, inputs: &mpsc::Sender<Input>) {
+        let outcome = if kind == Kind::Directory {
+            self.names(id)
+        } else {
+            self.contents(vec![id]).remove(&id).unwrap_or(Ok(Outcome::Later))
+        };
+        self.tell(vec![(handle, self.told(id, outcome))], inputs);
+        if kind == Kind::Directory
+            && let Err(why) = self.names_ahead(id)
+        {
+            tracing::debug!(%id, why = format!("{why:#}"), "not read ahead");
+        }
+    }
+
+    fn fetch_small(&self, small: Vec<(Handle, ObjectId)>, inputs: &mpsc::Sender<Input>) {
+        let mut results = self.contents(small.iter().map(|(_, id)| *id).collect());
+        let told = |(handle, id): &(Handle, ObjectId)| {
+            (*handle, self.told(*id, results.remove(id).unwrap_or(Ok(Outcome::Later))))
+        };
+        self.tell(small.iter().map(told).collect(), inputs);
+        for (_, id) in small {
+            if let Err(why) = self.files_ahead(id) {
+                tracing::debug!(%id, why = format!("{why:#}"), "not read ahead");
+            }
+        }
+    }
+
+    /// Fetches the neighbours of a file that was wanted, if a program walks there.
+    fn files_ahead(&self, id: ObjectId) -> anyhow::Result<()> {
+        let Some(directory) = self.store.parent(id)? else { return Ok(()) };
+        if !self.walks.file_wanted(directory, self.store.parent(directory)?) {
+            return Ok(());
+        }
+        let mut from = id;
+        let mut round = || -> anyhow::Result<bool> {
+            let next = self.store.absent_in(directory, Some(from), Kind::File, AHEAD)?;
+            let Some((last, _)) = next.last() else { return Ok(false) };
+            from = *last;
+            let came = self.contents(next.into_iter().map(|(id, _)| id).collect());
+            Ok(came.values().any(|outcome| matches!(outcome, Ok(Outcome::Answer(0)))))
+        };
+        let mut result = Ok(());
+        for _ in 0..AHEAD_ROUNDS {
+            match round() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(why) => {
+                    result = Err(why);
+                    break;
+                }
+            }
+        }
+        self.walks.ended(directory);
+        result
+    }
+
+    /// Asks for the names in what is beside a directory that was wanted, and in it, if a program walks there.
+    fn names_ahead(&self, id: ObjectId) -> anyhow::Result<()> {
+        let Some(above) = self.store.parent(id)? else { return Ok(()) };
+        if !self.walks.names_wanted(above) {
+            return Ok(());
+        }
+        let mut next = self.store.absent_in(id, None, Kind::Directory, NAMES_AHEAD)?;
+        next.extend(self.store.absent_in(above, Some(id), Kind::Directory, NAMES_AHEAD)?);
+        let next = std::sync::Mutex::new(next.into_iter());
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::scope(|scope| {
+            for _ in 0..LISTERS {
+                scope.spawn(|| {
+                    let _entered = runtime.enter();
+                    loop {
+                        let one = next.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+                        let Some((id, _)) = one else { return };
+                        if let Err(why) = self.names(id) {
+                            tracing::debug!(%id, why = format!("{why:#}"), "not listed ahead");
+                        }
+                    }
+                });
+            }
+        });
+        Ok(())
     }
 
     fn told(&self, id: ObjectId, outcome: anyhow::Result<Outcome>) -> Outcome {
@@ -181,7 +283,16 @@ impl Fetch {
     /// FetchDir.
     fn names(&self, directory: ObjectId) -> anyhow::Result<Outcome> {
         for _ in 0..LISTINGS {
-            self.store.begin_listing(directory);
+            while !self.store.begin_listing(directory) {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            match self.store.is_absent(directory) {
+                Ok(true) => {}
+                other => {
+                    self.store.give_up_listing(directory);
+                    return Ok(Outcome::Answer(other.err().map_or(0, |why| errno_of(&why))));
+                }
+            }
             match self.listing(directory) {
                 Ok(Listed::Here) if self.store.end_listing(directory)? => return Ok(Outcome::Answer(0)),
                 Ok(Listed::Here | Listed::Overtaken) => self.store.give_up_listing(directory),
@@ -330,7 +441,7 @@ pub(super) fn forget(
     presto: Option<mpsc::Sender<Downcall>>,
     (fileset, holder): (FileSetId, HostId),
 ) -> anyhow::Result<Position> {
-    let fetch = Fetch { store, connection, fileset, holder, presto };
+    let fetch = Fetch { store, connection, fileset, holder, presto, walks: Arc::default() };
     // Of an object that there is not nothing is listed, but where the holder stands is told.
     let nothing = ObjectId::new(fetch.store.config().host, u64::MAX);
     let (_, after) = fetch.list(nothing)?;

@@ -20,6 +20,7 @@ mod requests;
 mod stage;
 mod status;
 mod waiters;
+mod walk;
 
 use anyhow::Context;
 use input::Input;

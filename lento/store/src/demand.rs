@@ -13,6 +13,7 @@ use crate::sys;
 use nix::fcntl::OFlag;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use protocol::{Handle, Kind, Name, ObjectId, Position, Shipment};
+use std::collections::hash_map::Entry;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -99,8 +100,15 @@ impl Store {
     }
 
     /// Says that the names of a directory are going to be asked for: records that concern them are noted from now on.
-    pub fn begin_listing(&self, directory: ObjectId) {
-        lock(&self.writer).listings.insert(directory, Asked::default());
+    /// `false` if they are being asked for already.
+    pub fn begin_listing(&self, directory: ObjectId) -> bool {
+        match lock(&self.writer).listings.entry(directory) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(Asked::default());
+                true
+            }
+        }
     }
 
     /// Commits, as [`Store::commit`] does, what was made of the listing of a directory.
@@ -135,6 +143,12 @@ impl Store {
         };
         self.bottom.clear_absent(fd.as_fd()).map_err(StoreError::io(what()))?;
         Ok(true)
+    }
+
+    /// Whether an object that is here lacks its names or its content.
+    pub fn is_absent(&self, id: ObjectId) -> Result<bool, StoreError> {
+        let fd = self.open_object(id, OFlag::O_PATH)?;
+        self.bottom.is_absent(fd.as_fd()).map_err(StoreError::io(format!("examining object {id}")))
     }
 
     /// Gives up a listing that was begun.

@@ -59,7 +59,7 @@ fn reachable(side: &Side) -> Vec<(PathBuf, Kind)> {
 }
 
 fn ask(source: &Source, client: &Side, id: ObjectId) -> OnItsWay {
-    client.store.begin_listing(id);
+    assert!(client.store.begin_listing(id));
     let mut bodies = Vec::new();
     let after = list(&source.side.store, id, false, &mut |body| {
         bodies.push(body);
