@@ -188,6 +188,9 @@ impl Mind {
         tokio::task::spawn_blocking(move || match store.trim(upto) {
             Ok(Some(own)) => {
                 if let Some(presto) = presto {
+                    if store.config().on_demand {
+                        let _ = presto.blocking_send(Downcall::Reintegrated { upto: own });
+                    }
                     let _ = presto.blocking_send(Downcall::Trim { upto: own });
                 }
             }

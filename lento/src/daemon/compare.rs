@@ -44,7 +44,7 @@ pub(super) fn start(mind: &mut Mind, fileset: FileSetId, from: HostId, objects: 
             None => Err("not connected".to_owned()),
             Some(connection) => {
                 if store.config().on_demand {
-                    let result = super::demand::forget(store, connection, presto, (fileset, from));
+                    let result = super::demand::forget(store, connection, presto, (fileset, from), inputs.clone());
                     let result = result.map_err(|why| format!("{why:#}"));
                     let _ = inputs.blocking_send(Input::Event(Event::Compared { fileset, from, result }));
                     return;

@@ -31,6 +31,8 @@ const NAMES_AHEAD: Bounds = Bounds { objects: 64, bytes: u64::MAX, largest: u64:
 const LISTERS: usize = 8;
 /// How long records may take that tell of a version which came before them.
 const RECORDS: Duration = Duration::from_secs(2);
+/// How long a fetch waits for room in the cache.
+const ROOM: Duration = Duration::from_secs(10);
 /// Listings of a directory that changes meanwhile, before it is tried again later.
 const LISTINGS: u32 = 8;
 
@@ -98,9 +100,10 @@ impl Mind {
                 holder,
                 presto: Some(presto.downcalls.clone()),
                 walks: set.demands.walks.clone(),
+                inputs: self.inputs.clone(),
+                bound: set.config.client.map_or(0, |client| client.cache_bytes),
             };
-            let inputs = self.inputs.clone();
-            tokio::task::spawn_blocking(move || fetch.run(batch, &inputs));
+            tokio::task::spawn_blocking(move || fetch.run(batch));
         }
     }
 
@@ -129,6 +132,7 @@ impl Mind {
             });
         }
         self.fetch_wanted(fileset);
+        self.bound_cache(fileset);
     }
 }
 
@@ -151,11 +155,14 @@ struct Fetch {
     holder: HostId,
     presto: Option<mpsc::Sender<Downcall>>,
     walks: Arc<Walks>,
+    inputs: mpsc::Sender<Input>,
+    /// Bytes that the cache may hold.
+    bound: u64,
 }
 
 impl Fetch {
     /// Fetches small files together, and all else in threads of their own: nobody waits for what somebody else wants.
-    fn run(self, batch: Vec<Handle>, inputs: &mpsc::Sender<Input>) {
+    fn run(self, batch: Vec<Handle>) {
         let mut outcomes = Vec::new();
         let mut small = Vec::new();
         for handle in batch {
@@ -174,29 +181,29 @@ impl Fetch {
                 small.push((handle, wanting.id));
                 continue;
             }
-            let (alone, inputs) = (self.clone(), inputs.clone());
-            tokio::task::spawn_blocking(move || alone.fetch_one(handle, wanting, &inputs));
+            let alone = self.clone();
+            tokio::task::spawn_blocking(move || alone.fetch_one(handle, wanting));
         }
-        self.tell(outcomes, inputs);
-        self.fetch_small(small, inputs);
+        self.tell(outcomes);
+        self.fetch_small(small);
     }
 
-    fn tell(&self, outcomes: Vec<(Handle, Outcome)>, inputs: &mpsc::Sender<Input>) {
+    fn tell(&self, outcomes: Vec<(Handle, Outcome)>) {
         if outcomes.is_empty() {
             return;
         }
         let fileset = self.fileset;
         let done = Call::Do(Box::new(move |mind: &mut Mind| mind.fetched(fileset, outcomes)));
-        let _ = inputs.blocking_send(Input::Call(done));
+        let _ = self.inputs.blocking_send(Input::Call(done));
     }
 
-    fn fetch_one(&self, handle: Handle, Wanting { id, kind, .. }: Wanting, inputs: &mpsc::Sender<Input>) {
+    fn fetch_one(&self, handle: Handle, Wanting { id, kind, size, .. }: Wanting) {
         let outcome = if kind == Kind::Directory {
             self.names(id)
         } else {
-            self.contents(vec![id]).remove(&id).unwrap_or(Ok(Outcome::Later))
+            self.contents(vec![id], size).remove(&id).unwrap_or(Ok(Outcome::Later))
         };
-        self.tell(vec![(handle, self.told(id, outcome))], inputs);
+        self.tell(vec![(handle, self.told(id, outcome))]);
         if kind == Kind::Directory
             && let Err(why) = self.names_ahead(id)
         {
@@ -204,12 +211,12 @@ impl Fetch {
         }
     }
 
-    fn fetch_small(&self, small: Vec<(Handle, ObjectId)>, inputs: &mpsc::Sender<Input>) {
-        let mut results = self.contents(small.iter().map(|(_, id)| *id).collect());
+    fn fetch_small(&self, small: Vec<(Handle, ObjectId)>) {
+        let mut results = self.contents(small.iter().map(|(_, id)| *id).collect(), 0);
         let told = |(handle, id): &(Handle, ObjectId)| {
             (*handle, self.told(*id, results.remove(id).unwrap_or(Ok(Outcome::Later))))
         };
-        self.tell(small.iter().map(told).collect(), inputs);
+        self.tell(small.iter().map(told).collect());
         for (_, id) in small {
             if let Err(why) = self.files_ahead(id) {
                 tracing::debug!(%id, why = format!("{why:#}"), "not read ahead");
@@ -228,7 +235,7 @@ impl Fetch {
             let next = self.store.absent_in(directory, Some(from), Kind::File, AHEAD)?;
             let Some((last, _)) = next.last() else { return Ok(false) };
             from = *last;
-            let came = self.contents(next.into_iter().map(|(id, _)| id).collect());
+            let came = self.contents(next.into_iter().map(|(id, _)| id).collect(), AHEAD.bytes);
             Ok(came.values().any(|outcome| matches!(outcome, Ok(Outcome::Answer(0)))))
         };
         let mut result = Ok(());
@@ -350,11 +357,29 @@ impl Fetch {
         Ok((bodies, after))
     }
 
-    /// FetchFile, of several at once.
-    fn contents(&self, ids: Vec<ObjectId>) -> HashMap<ObjectId, anyhow::Result<Outcome>> {
+    /// Waits until the cache has room for some bytes more; `false` if that does not come.
+    fn make_room(&self, bytes: u64) -> bool {
+        let deadline = Instant::now() + ROOM;
+        while self.store.cached_bytes() + bytes > self.bound {
+            if bytes > self.bound || Instant::now() > deadline {
+                return false;
+            }
+            let fileset = self.fileset;
+            let evict = Call::Do(Box::new(move |mind: &mut Mind| mind.bound_cache(fileset)));
+            let _ = self.inputs.blocking_send(Input::Call(evict));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    }
+
+    /// FetchFile, of several at once, which have about so many `bytes`.
+    fn contents(&self, ids: Vec<ObjectId>, bytes: u64) -> HashMap<ObjectId, anyhow::Result<Outcome>> {
         let mut results = HashMap::new();
         if ids.is_empty() {
             return results;
+        }
+        if !self.make_room(bytes) {
+            return ids.into_iter().map(|id| (id, Ok(Outcome::Answer(libc::ENOSPC)))).collect();
         }
         let mut receiver = Receiver::new(self.store.clone(), ids).without_sync();
         let came = rounds(&mut receiver, &self.connection, self.fileset, &mut |_| true);
@@ -440,8 +465,9 @@ pub(super) fn forget(
     connection: Connection,
     presto: Option<mpsc::Sender<Downcall>>,
     (fileset, holder): (FileSetId, HostId),
+    inputs: mpsc::Sender<Input>,
 ) -> anyhow::Result<Position> {
-    let fetch = Fetch { store, connection, fileset, holder, presto, walks: Arc::default() };
+    let fetch = Fetch { store, connection, fileset, holder, presto, walks: Arc::default(), inputs, bound: 0 };
     // Of an object that there is not nothing is listed, but where the holder stands is told.
     let nothing = ObjectId::new(fetch.store.config().host, u64::MAX);
     let (_, after) = fetch.list(nothing)?;

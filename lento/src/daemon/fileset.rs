@@ -33,6 +33,8 @@ pub(super) struct FileSet {
     pub(super) measuring_log: bool,
     /// Whoever waits for Presto to have its log durable.
     pub(super) flushing: VecDeque<oneshot::Sender<Option<u64>>>,
+    /// On a client: whether contents are being let go.
+    pub(super) evicting: bool,
     /// On a client: what programs wait for.
     pub(super) demands: Demands,
     /// Commits that wait until the kernel has forgotten what they changed.
@@ -113,6 +115,7 @@ impl FileSet {
             last_error: None,
             measuring_log: false,
             flushing: VecDeque::new(),
+            evicting: false,
             demands: Demands::default(),
             forgetting: Arc::default(),
         }
@@ -121,6 +124,7 @@ impl FileSet {
     /// Presto is gone: it answers nobody any more.
     pub(super) fn lose_presto(&mut self) {
         self.presto = None;
+        self.evicting = false;
         self.demands.begin_anew();
         self.forgetting.end_all();
         for reply in self.flushing.drain(..) {

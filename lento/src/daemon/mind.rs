@@ -110,7 +110,16 @@ impl Mind {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Event(event) => self.tell(event),
+            Input::Event(event) => {
+                let grown = match &event {
+                    Event::Absorbed { fileset, .. } => Some(*fileset),
+                    _ => None,
+                };
+                self.tell(event);
+                if let Some(fileset) = grown {
+                    self.bound_cache(fileset);
+                }
+            }
             Input::PrestoHello(hello) => self.take_hello(hello),
             Input::Upcall { fileset, connection, upcall } => {
                 let current = self.presto(fileset).is_some_and(|presto| presto.connection == connection);
@@ -332,7 +341,7 @@ impl Mind {
             }
             Upcall::Fetch { object } => return self.want(fileset, object),
             Upcall::Forgo { object } => return self.forgo(fileset, object),
-            Upcall::Evicted { evicted, kept } => return drop((evicted, kept)),
+            Upcall::Evicted { evicted, kept } => return self.evicted(fileset, evicted, kept),
             Upcall::Orphaned { saved } => {
                 if let Some(set) = self.filesets.get_mut(&fileset) {
                     let dir = set.config.store.join(".intermezzo/conflicts");

@@ -4,6 +4,7 @@
 //! work, transfers, processes) runs elsewhere and comes back as an input.
 
 mod actions;
+mod cache;
 mod compare;
 mod control;
 mod demand;

@@ -90,6 +90,9 @@ impl Store {
                     extents.add(record.position());
                     if let Ok(done) = outcome {
                         self.absorb_record(&mut rows, record, done, places)?;
+                        if let (true, Op::Store { id, size, .. }) = (self.config.on_demand, &record.op) {
+                            self.note_cached(index, *id, *size)?;
+                        }
                     }
                 }
                 rows.flush()?;

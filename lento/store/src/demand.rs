@@ -192,6 +192,9 @@ impl Store {
         let what = || format!("examining object {id}");
         let Some(row) = self.look_up(|index| index.object(id))? else { return Ok(false) };
         let Some(fd) = self.open_row(id, &row)? else { return Ok(false) };
+        if self.look_up(|index| index.is_pinned(id))? {
+            return Ok(true);
+        }
         let several = self.bottom.stat(fd.as_fd()).map_err(StoreError::io(what()))?.st_nlink > 1;
         Ok(several && !self.bottom.is_absent(fd.as_fd()).map_err(StoreError::io(what()))?)
     }
@@ -276,6 +279,7 @@ impl Store {
         }
         sys::set_mtime(target.as_fd(), version.mtime).map_err(StoreError::io(what()))?;
         self.bottom.clear_absent(target.as_fd()).map_err(StoreError::io(what()))?;
+        self.note_cached(&writer.index, id, file.size)?;
         if file.size > protocol::limits::INLINE_CONTENT_BYTES {
             writer.index.put_hash(id, version.size, version.mtime, &file.hash)?;
         }

@@ -81,10 +81,10 @@ pub(crate) struct Index {
 }
 
 // SQLite's integers are signed; ids and handles use all 64 bits, and are stored by bit pattern.
-const fn signed(n: u64) -> i64 {
+pub(crate) const fn signed(n: u64) -> i64 {
     n.cast_signed()
 }
-const fn unsigned(n: i64) -> u64 {
+pub(crate) const fn unsigned(n: i64) -> u64 {
     n.cast_unsigned()
 }
 
@@ -101,7 +101,8 @@ impl Index {
         db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-16000;")?;
         let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if found == 0 && fresh {
-            db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;"))?;
+            let cache = crate::cached::SCHEMA;
+            db.execute_batch(&format!("BEGIN; {SCHEMA} {cache} PRAGMA user_version={VERSION}; COMMIT;"))?;
             let index = Self { db };
             index.set_meta("fileset", fileset.as_bytes())?;
             index.set_meta("host", &host.get().to_le_bytes())?;
@@ -351,7 +352,7 @@ fn conversion(column: usize, why: protocol::ProtocolError) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, Box::new(why))
 }
 
-fn read_host(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<HostId> {
+pub(crate) fn read_host(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<HostId> {
     HostId::new(row.get(column)?).map_err(|why| conversion(column, why))
 }
 

@@ -9,7 +9,7 @@ use protocol::{FileSetId, HostId, Kind, Name, ObjectId, Position, Settled, Times
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// In `meta`: the last record of the own log that was absorbed, and its epoch.
@@ -43,6 +43,8 @@ pub struct Store {
     pub(crate) keeping: AtomicBool,
     /// Whether a copy is being made that is not synced.
     pub(crate) copying: AtomicBool,
+    /// Bytes of the contents in a client's cache.
+    pub(crate) cached: AtomicU64,
     /// Held for the whole of [`Store::history`].
     pub(crate) outbox: Mutex<Outbox>,
     /// Held for the whole of a commit, an absorption, and all that changes the index.
@@ -95,6 +97,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let absorbed = Position::new(index.number(ABSORBED_EPOCH)?, index.number(ABSORBED)?);
         let own = modlog::Reader::open(open_log(&bottom, None)?);
+        let cached = index.cached_sum()?.1;
         let unsynced = index.meta(crate::copying::UNSYNCED)?.is_some();
         let writer = Writer {
             index,
@@ -110,6 +113,7 @@ impl Store {
             keeping: AtomicBool::new(false),
             // Until the copy is known to be complete, no sync makes it good.
             copying: AtomicBool::new(unsynced),
+            cached: AtomicU64::new(cached),
             outbox: Mutex::default(),
             writer: Mutex::new(writer),
             reader: Mutex::new(reader),

@@ -96,6 +96,7 @@ impl Commit<'_> {
         let Some(settled) = self.group.settled.get(&id).copied() else { return Ok(()) };
         let Some(old) = self.find(id)? else { return Ok(()) };
         let what = || format!("marking object {id} as absent");
+        self.store.note_lost(self.index, id)?;
         let absent = self.store.bottom.is_absent(old.as_fd()).map_err(StoreError::io(what()))?;
         let stat = self.store.bottom.stat(old.as_fd()).map_err(StoreError::io(what()))?;
         let handle = self.handle(old.as_fd())?;

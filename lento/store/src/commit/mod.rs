@@ -146,6 +146,9 @@ impl Store {
         index.transaction(false, |index| {
             rows.flush()?;
             copied.iter().try_for_each(|id| index.remove_copy(*id))?;
+            if self.config.on_demand {
+                staged.iter().try_for_each(|(id, file)| self.note_cached(index, id, file.size))?;
+            }
             if keeping {
                 enter_epochs(index, shipments)?;
             }
