@@ -210,9 +210,12 @@ pub(crate) async fn reply_and_close(
     Ok(sent?)
 }
 
+/// What came of a ticket: who used it and what it is told, or why it may not.
+pub(crate) type Redemption = Result<(Member, Reply), Refusal>;
+
 /// What the redeemer is told, and what is noted here.
 pub(crate) fn verdict(
-    redeemed: Result<Result<Result<(Member, Reply), Refusal>, IdentityError>, JoinError>,
+    redeemed: Result<Result<Redemption, IdentityError>, JoinError>,
 ) -> (Reply, Result<Member, Refused>) {
     match redeemed {
         Ok(Ok(Ok((member, reply)))) => (reply, Ok(member)),

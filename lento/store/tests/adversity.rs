@@ -164,6 +164,29 @@ fn a_full_disk_stops_a_commit_that_succeeds_when_there_is_room() {
     assert_clean(&replica);
 }
 
+#[test]
+fn a_disk_without_inodes_is_told_from_one_without_blocks() {
+    let disk = SmallDisk::new(8 << 10);
+    let root = disk.mnt();
+    let store = Store::create(bottom(&root), config(disk.home.path(), 2)).unwrap();
+    let index = tempfile::tempdir().unwrap();
+    let replica = Side { home: index, root: root.clone(), store };
+    let mut source = Source::new(Side::adopt(1, |_| {}));
+    source.create("file", b"needs an inode");
+    let shipments = source.shipments(Position::START, 4096);
+    let staged = source.stage(&replica, &shipments);
+    assert!(!replica.store.bottom().shortage().contains("inodes"));
+
+    let ballast = root.join(".intermezzo/ballast");
+    fs::create_dir(&ballast).unwrap();
+    let full = (0..).find_map(|n| fs::File::create(ballast.join(format!("{n}"))).err()).unwrap();
+    assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+    assert!(replica.store.bottom().free_bytes().unwrap() > 1 << 20, "it is blocks that are short");
+    assert!(replica.store.bottom().shortage().contains("inodes"), "{}", replica.store.bottom().shortage());
+    fs::remove_dir_all(&ballast).unwrap();
+    replica.store.commit(&shipments, &staged).unwrap();
+}
+
 /// Prints what absorbing, reading and committing the untarring of 8,000 files costs. Run it with `--release`.
 #[test]
 #[ignore = "a measurement, not a check"]

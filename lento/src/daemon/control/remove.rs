@@ -27,7 +27,9 @@ struct Removal {
     store: PathBuf,
     /// At a replicator: its holder, and the connection to it.
     holder: Option<(HostName, Option<Connection>)>,
+    /// Whether it is to be mounted: now, and when the first copy is complete.
     mounted: bool,
+    copying: bool,
     force: bool,
 }
 
@@ -59,8 +61,8 @@ impl Mind {
             let hosts: Vec<HostName> = status.links.iter().map(|link| self.host_name(link.peer)).collect();
             may_go(name, &hosts, holder.as_ref().map(|(holder, connection)| (holder, connection.is_some())))?;
         }
-        let (store, mounted) = (set.config.store.clone(), set.config.mounted);
-        Ok(Removal { id, name: name.clone(), home: self.home.clone(), store, holder, mounted, force })
+        let (store, mounted, copying) = (set.config.store.clone(), set.config.mounted, set.config.copying);
+        Ok(Removal { id, name: name.clone(), home: self.home.clone(), store, holder, mounted, copying, force })
     }
 
     /// What the other hosts have not got of what is here, in words; nothing if they have all.
@@ -189,11 +191,11 @@ impl Removal {
 
     /// After a refusal, as it was.
     async fn mount_again(&self, inputs: &mpsc::Sender<Input>) {
-        let (id, mounted) = (self.id, self.mounted);
+        let (id, mounted, copying) = (self.id, self.mounted, self.copying);
         let again = Call::Do(Box::new(move |mind: &mut Mind| {
-            let Some(set) = mind.filesets.get_mut(&id).filter(|_| mounted) else { return };
-            set.config.mounted = true;
-            let down = set.mount.keeper.is_none();
+            let Some(set) = mind.filesets.get_mut(&id) else { return };
+            (set.config.mounted, set.config.copying) = (mounted, copying);
+            let down = mounted && set.mount.keeper.is_none();
             if let Err(failure) = mind.save_filesets() {
                 tracing::error!(why = failure.message, "the list of file sets is not kept");
             }
