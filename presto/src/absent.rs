@@ -55,8 +55,9 @@ impl WaitingRoom {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has a request of thread `pid` wait for `object`.
-    pub(crate) fn wait(&self, object: Handle, pid: u32, retry: Retry) {
+    /// Has a request of thread `pid` wait for `object`; `is_absent` looks whether there still is something to wait for, for the
+    /// answer may have come since the request found that.
+    pub(crate) fn wait(&self, object: Handle, pid: u32, is_absent: impl FnOnce() -> bool, retry: Retry) {
         let mut state = self.state();
         let refused = match () {
             () if state.ending => Some(Refused::Ending),
@@ -68,10 +69,15 @@ impl WaitingRoom {
             return retry(Err(why.into()));
         }
         state.count += 1;
-        let waiters = state.waiting.entry(object.0).or_default();
-        waiters.push(Waiter { pid, since: Instant::now(), retry });
-        if waiters.len() == 1 {
-            (self.say)(&Upcall::Fetch { object });
+        let waiter = Waiter { pid, since: Instant::now(), retry };
+        match state.waiting.get_mut(&object.0) {
+            Some(waiters) => waiters.push(waiter),
+            // Under the lock: an answer that has not been taken in by now finds this one waiting.
+            None if is_absent() => {
+                state.waiting.insert(object.0, vec![waiter]);
+                (self.say)(&Upcall::Fetch { object });
+            }
+            None => state.ready.push_back((waiter.retry, Ok(()))),
         }
         self.changed.notify_all();
     }
@@ -186,8 +192,24 @@ mod tests {
     fn wait(room: &WaitingRoom, object: u64, pid: u32) -> mpsc::Receiver<std::result::Result<(), i32>> {
         let (done, result) = mpsc::channel();
         let retry = Box::new(move |come: Result<()>| done.send(come.map_err(|e| e.errno())).expect("the test listens"));
-        room.wait(Handle(object), pid, retry);
+        room.wait(Handle(object), pid, || true, retry);
         result
+    }
+
+    #[test]
+    fn what_came_before_a_request_could_wait_for_it_is_not_asked_for() {
+        let (room, upcalls) = room();
+        let (done, result) = mpsc::channel();
+        let retry = Box::new(move |come: Result<()>| done.send(come.is_ok()).expect("the test listens"));
+        room.wait(Handle(1), 10, || false, retry);
+        let worker = std::thread::spawn({
+            let room = room.clone();
+            move || room.work_off()
+        });
+        assert_eq!(result.recv(), Ok(true));
+        assert!(upcalls.try_recv().is_err());
+        room.end();
+        worker.join().expect("the worker ends");
     }
 
     #[test]

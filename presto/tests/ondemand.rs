@@ -1,130 +1,20 @@
-//! A client's mount: what is absent is asked for and waited for, what is here is not, and what is evicted becomes absent.
+//! A client's mount: what is absent is asked for and waited for, and what is here is not.
 
-mod audit;
+mod client;
 mod stand;
 
+use client::*;
 use nix::sys::signal::Signal;
-use protocol::{Downcall, Handle, Op, Upcall, Xattr};
+use protocol::{Downcall, Handle, Op, Upcall};
 use stand::{Stand, lento::PATIENCE, words};
 use std::{
-    ffi::CString,
+    collections::HashMap,
     fs::{self, File, OpenOptions},
-    io::{Read, Seek, SeekFrom, Write},
-    os::unix::{ffi::OsStrExt, process::ExitStatusExt},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver},
+    io::Write,
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
     time::Instant,
 };
-
-const CLIENT: &[&str] = &["--on-demand"];
-
-fn c(path: &Path) -> CString {
-    CString::new(path.as_os_str().as_bytes()).expect("no NUL")
-}
-
-fn name(name: &str) -> CString {
-    CString::new(name).expect("no NUL")
-}
-
-fn set(path: &Path, attribute: &str, value: &[u8]) -> i32 {
-    // SAFETY: all pointers are valid for the call, and the length is the value's.
-    unsafe { libc::lsetxattr(c(path).as_ptr(), name(attribute).as_ptr(), value.as_ptr().cast(), value.len(), 0) }
-}
-
-fn remove(path: &Path, attribute: &str) -> i32 {
-    // SAFETY: both strings are valid for the call.
-    unsafe { libc::lremovexattr(c(path).as_ptr(), name(attribute).as_ptr()) }
-}
-
-fn get(path: &Path, attribute: &str) -> Option<Vec<u8>> {
-    let mut value = vec![0; 256];
-    // SAFETY: all pointers are valid for the call, and the length is the buffer's.
-    let length =
-        unsafe { libc::lgetxattr(c(path).as_ptr(), name(attribute).as_ptr(), value.as_mut_ptr().cast(), value.len()) };
-    value.truncate(usize::try_from(length).ok()?);
-    Some(value)
-}
-
-/// What the mount says of an object.
-fn state(stand: &Stand, path: &str) -> String {
-    String::from_utf8(get(&stand.path(path), "user.intermezzo.state").expect("every object has a state")).expect("text")
-}
-
-/// As Lento does it, in the bottom.
-fn mark_absent(path: &Path) {
-    assert_eq!(set(path, Xattr::ABSENT, &[1]), 0);
-}
-
-fn mark_present(path: &Path) {
-    assert_eq!(remove(path, Xattr::ABSENT), 0);
-}
-
-fn is_absent(path: &Path) -> bool {
-    get(path, Xattr::ABSENT).is_some()
-}
-
-/// An object that others know.
-fn give_id(path: &Path, counter: u64) {
-    let mut value = vec![1, 7, 0, 0, 0];
-    value.extend_from_slice(&counter.to_le_bytes());
-    assert_eq!(set(path, Xattr::IDENTITY, &value), 0);
-}
-
-/// A file of which only the attributes are here.
-fn stub(path: &Path, size: u64, counter: u64) {
-    File::create(path).expect("created").set_len(size).expect("sparse");
-    give_id(path, counter);
-    mark_absent(path);
-}
-
-/// A client's mount whose root has all its names: a file `f` with `content`, of which only attributes are here.
-fn with_stub(content: &[u8]) -> Stand {
-    Stand::prepared(CLIENT, |store| stub(&store.join("f"), content.len() as u64, 1))
-}
-
-/// As Lento does it when the content has come.
-fn fill(stand: &mut Stand, path: &str, content: &[u8]) {
-    let object = stand.handle_of(path);
-    fs::write(stand.store.join(path), content).expect("filled");
-    mark_present(&stand.store.join(path));
-    stand.lento().send(&Downcall::Fetched { object, errno: 0 });
-}
-
-fn wait_for_fetch(stand: &mut Stand) -> Handle {
-    stand.lento().wait(|u| if let Upcall::Fetch { object } = u { Some(*object) } else { None })
-}
-
-/// Nothing was asked for until now: Presto answers in order.
-fn assert_nothing_asked(stand: &mut Stand) {
-    stand.lento().send(&Downcall::Synced);
-    stand.lento().wait(|u| matches!(u, Upcall::LogSynced { .. }).then_some(()));
-    let asked = |u: &&Upcall| matches!(u, Upcall::Fetch { .. } | Upcall::Forgo { .. });
-    assert_eq!(stand.lento().seen.iter().filter(asked).count(), 0, "{:?}", stand.lento().seen);
-}
-
-fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
-    let (done, result) = mpsc::channel();
-    // Who started it may have failed meanwhile.
-    std::thread::spawn(move || drop(done.send(work())));
-    result
-}
-
-fn evict(stand: &mut Stand, names: &[&str]) -> (Vec<Handle>, Vec<Handle>) {
-    let objects = names.iter().map(|name| stand.handle_of(name)).collect();
-    stand.lento().send(&Downcall::Evict { objects });
-    stand.lento().wait(|u| match u {
-        Upcall::Evicted { evicted, kept } => Some((evicted.clone(), kept.clone())),
-        _ => None,
-    })
-}
-
-fn program(arguments: &[&str], path: &Path) -> Child {
-    // Whoever runs the tests in the background may ignore SIGINT, and the program would inherit that.
-    let mut command = Command::new("env");
-    command.arg("--default-signal=INT").args(arguments).arg(path).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().expect("it starts")
-}
 
 #[test]
 fn an_absent_root_is_fetched_once_for_all_who_wait_for_it() {
@@ -386,143 +276,6 @@ fn a_new_lento_is_told_of_all_that_is_waited_for() {
 }
 
 #[test]
-fn a_file_in_use_is_kept_and_one_that_is_not_is_evicted() {
-    let mut stand = Stand::prepared(CLIENT, |store| {
-        for (n, name) in ["open", "read", "unread", "known-to-nobody"].iter().enumerate() {
-            fs::write(store.join(name), name).expect("made");
-            if n < 3 {
-                give_id(&store.join(name), n as u64 + 1);
-            }
-        }
-    });
-    let mut open = File::open(stand.path("open")).expect("opened");
-    fs::read(stand.path("read")).expect("read");
-    let all = ["open", "read", "unread", "known-to-nobody"];
-    let handle = |name: &str| stand.handle_of(name);
-    let (expected_kept, unread, read) =
-        (vec![handle("open"), handle("read"), handle("known-to-nobody")], handle("unread"), handle("read"));
-    assert_eq!(evict(&mut stand, &all), (vec![unread], expected_kept.clone()));
-    // What was opened lately is spared once.
-    assert_eq!(evict(&mut stand, &["open", "read"]), (vec![read], vec![expected_kept[0]]));
-    assert_eq!(state(&stand, "read"), "absent");
-    assert_eq!(state(&stand, "open"), "cached");
-    let mut content = String::new();
-    open.read_to_string(&mut content).expect("read");
-    assert_eq!(content, "open");
-    let path = stand.path("read");
-    let again = spawn(move || fs::read_to_string(path));
-    assert_eq!(wait_for_fetch(&mut stand), read);
-    fill(&mut stand, "read", b"read");
-    assert_eq!(again.recv_timeout(PATIENCE).expect("it goes on").expect("read"), "read");
-}
-
-#[test]
-fn what_is_not_reintegrated_is_never_evicted() {
-    let mut stand = Stand::new(CLIENT);
-    stand.grant(1);
-    fs::write(stand.path("f"), "mine").expect("written");
-    assert_eq!(state(&stand, "f"), "modified");
-    let (f, both) = (stand.handle_of("f"), ["f", "f"]);
-    assert_eq!(evict(&mut stand, &both), (vec![], vec![f, f]));
-    let upto = stand.synced_log().last().expect("records").record.number;
-    stand.lento().send(&Downcall::Reintegrated { upto: upto - 1 });
-    assert_eq!(evict(&mut stand, &["f"]), (vec![], vec![f]));
-    // The log tells it to a new Presto.
-    stand.kill();
-    stand.start();
-    assert_eq!(state(&stand, "f"), "modified");
-    assert_eq!(evict(&mut stand, &both), (vec![], vec![f, f]));
-    stand.lento().send(&Downcall::Reintegrated { upto });
-    assert_eq!(evict(&mut stand, &["f"]), (vec![f], vec![]));
-    assert_eq!(state(&stand, "f"), "absent");
-}
-
-#[test]
-fn a_file_whose_last_store_waits_for_the_permit_is_never_evicted() {
-    let mut stand = Stand::new(CLIENT);
-    stand.grant(1);
-    let mut file = File::create(stand.path("f")).expect("created");
-    let upto = stand.lento().revoke();
-    stand.lento().send(&Downcall::Reintegrated { upto });
-    // Downcalls are done in order: after the answer to this one the first was done.
-    stand.synced_log();
-    assert_eq!(state(&stand, "f"), "cached");
-    file.write_all(b"late").expect("an open file can be written to");
-    assert_eq!(state(&stand, "f"), "modified");
-    drop(file);
-    stand.lento().wait(|u| matches!(u, Upcall::GetPermit).then_some(()));
-    assert_eq!(state(&stand, "f"), "modified");
-    let f = stand.handle_of("f");
-    assert_eq!(evict(&mut stand, &["f", "f"]), (vec![], vec![f, f]));
-}
-
-#[test]
-fn the_state_can_be_asked_for_and_neither_listed_nor_set() {
-    let mut stand = Stand::writing(&[]);
-    fs::write(stand.path("f"), "x").expect("written");
-    fs::create_dir(stand.path("d")).expect("made");
-    assert_eq!(state(&stand, "f"), "local");
-    assert_eq!(state(&stand, "d"), "local");
-    assert_eq!(set(&stand.path("f"), "user.intermezzo.state", b"x"), -1);
-    assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EPERM));
-    assert_eq!(remove(&stand.path("f"), "user.intermezzo.state"), -1);
-    assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EPERM));
-    let mut small = [0_u8; 2];
-    // SAFETY: all pointers are valid for the call, and the length is the buffer's.
-    let length = unsafe {
-        let (path, state) = (c(&stand.path("f")), name("user.intermezzo.state"));
-        libc::lgetxattr(path.as_ptr(), state.as_ptr(), small.as_mut_ptr().cast(), small.len())
-    };
-    assert_eq!((length, std::io::Error::last_os_error().raw_os_error()), (-1, Some(libc::ERANGE)));
-    // SAFETY: an empty list asks for its length.
-    let listed = unsafe { libc::llistxattr(c(&stand.path("f")).as_ptr(), std::ptr::null_mut(), 0) };
-    assert_eq!(listed, 0);
-    let log = stand.synced_log();
-    assert!(!words(&log).contains(&"setxattr"), "{:?}", words(&log));
-}
-
-#[test]
-fn after_all_is_invalidated_names_attributes_and_listings_are_those_of_the_bottom() {
-    let mut stand = Stand::prepared(CLIENT, |store| {
-        fs::create_dir(store.join("d")).expect("made");
-        fs::write(store.join("d/f"), "1").expect("made");
-        fs::write(store.join("open"), "open").expect("made");
-    });
-    let list = |path: PathBuf| {
-        let mut names: Vec<_> = fs::read_dir(path).expect("listed").map(|e| e.expect("an entry").file_name()).collect();
-        names.sort();
-        names
-    };
-    let mut open = File::open(stand.path("open")).expect("opened");
-    let held = File::open(stand.path("d")).expect("somebody works in it");
-    assert_eq!(list(stand.path("d")), ["f"]);
-    assert_eq!(list(stand.path("d")), ["f"]);
-    assert!(!stand.path("d/g").exists());
-    // While nobody can tell Lento: the directory changes, with its time of modification as it was.
-    let times = fs::metadata(stand.store.join("d")).expect("attributes").modified().expect("has one");
-    fs::write(stand.store.join("d/g"), "22").expect("made");
-    fs::write(stand.store.join("d/f"), "333").expect("changed");
-    File::open(stand.store.join("d")).expect("opened").set_modified(times).expect("set");
-    mark_absent(&stand.store.join("d"));
-    stand.lento().send(&Downcall::InvalidateAll { token: 5 });
-    stand.lento().wait(|u| matches!(u, Upcall::Invalidated { token: 5 }).then_some(()));
-    let directory = stand.path("d");
-    let listed = spawn(move || list(directory));
-    let object = wait_for_fetch(&mut stand);
-    assert_eq!(object, stand.handle_of("d"));
-    mark_present(&stand.store.join("d"));
-    stand.lento().send(&Downcall::Fetched { object, errno: 0 });
-    assert_eq!(listed.recv_timeout(PATIENCE).expect("it goes on"), ["f", "g"]);
-    assert_eq!(fs::metadata(stand.path("d/g")).expect("it is there").len(), 2);
-    assert_eq!(fs::metadata(stand.path("d/f")).expect("it is there").len(), 3);
-    open.seek(SeekFrom::Start(0)).expect("sought");
-    let mut content = String::new();
-    open.read_to_string(&mut content).expect("an open file stays");
-    assert_eq!(content, "open");
-    drop(held);
-}
-
-#[test]
 fn a_mount_for_reading_refuses_changes_and_asks_for_nothing() {
     let mut stand = Stand::prepared(&["--on-demand", "--read-only"], |store| {
         fs::write(store.join("f"), "content").expect("made");
@@ -540,75 +293,6 @@ fn a_mount_for_reading_refuses_changes_and_asks_for_nothing() {
 }
 
 #[test]
-fn after_a_kill_nothing_is_told_of_what_is_absent() {
-    let mut stand = Stand::prepared(CLIENT, |store| {
-        stub(&store.join("f"), 5, 1);
-        stub(&store.join("without-id"), 5, 2);
-        assert_eq!(remove(&store.join("without-id"), Xattr::IDENTITY), 0);
-    });
-    stand.grant(1);
-    let path = stand.path("f");
-    let opened = spawn(move || OpenOptions::new().append(true).open(path).map(drop));
-    fill_and_wait(&mut stand, &opened);
-    // Announced as open for writing, then forgotten by the crash; and evicted by Lento before Presto is back.
-    let file = OpenOptions::new().append(true).open(stand.path("f")).expect("opened");
-    stand.synced_log();
-    stand.kill();
-    drop(file);
-    File::create(stand.store.join("f")).expect("punched").set_len(5).expect("sparse");
-    mark_absent(&stand.store.join("f"));
-    stand.start();
-    let log = stand.synced_log();
-    let told = |e: &&modlog::Finished| matches!(e.record.op, Op::Store { id, .. } if id.host.get() == 7);
-    assert_eq!(log.iter().filter(told).count(), 0, "{log:?}");
-    assert_eq!(get(&stand.store.join("without-id"), Xattr::IDENTITY), None);
-    assert!(is_absent(&stand.store.join("f")));
-    let path = stand.path("f");
-    let read = spawn(move || fs::read(path));
-    assert_eq!(wait_for_fetch(&mut stand), stand.handle_of("f"));
-    fill(&mut stand, "f", b"fresh");
-    assert_eq!(read.recv_timeout(PATIENCE).expect("it goes on").expect("read"), b"fresh");
-}
-
-#[test]
-fn after_a_loss_of_power_nothing_is_told_of_what_is_absent() {
-    let mut stand = Stand::prepared(CLIENT, |store| {
-        fs::create_dir(store.join("d")).expect("made");
-        give_id(&store.join("d"), 1);
-        stub(&store.join("f"), 5, 2);
-        stub(&store.join("without-id"), 5, 3);
-        assert_eq!(remove(&store.join("without-id"), Xattr::IDENTITY), 0);
-        fs::write(store.join("removed"), "x").expect("made");
-        give_id(&store.join("removed"), 4);
-    });
-    stand.grant(1);
-    fs::write(stand.path("d/mine"), "x").expect("written");
-    fs::remove_file(stand.path("removed")).expect("removed");
-    let before = stand.synced_log().last().expect("records").record.number;
-    stand.kill();
-    // Lento has the names in a directory asked for again, and puts a file of another host where one was removed.
-    fs::remove_file(stand.store.join("d/mine")).expect("removed");
-    mark_absent(&stand.store.join("d"));
-    stub(&stand.store.join("removed"), 5, 5);
-    // As if the system had gone down meanwhile.
-    let marker = stand.store.join(".intermezzo/mounted");
-    let text = fs::read_to_string(&marker).expect("the marker");
-    let boot = text.lines().next().expect("the boot id comes first");
-    fs::write(&marker, text.replace(boot, "boot 00000000-0000-0000-0000-000000000000")).expect("changed");
-    stand.start();
-    assert!(matches!(stand.lento().hello, Upcall::Hello { lost_after: Some(last), .. } if last >= before));
-    let told: Vec<_> = stand.synced_log().into_iter().filter(|e| e.record.number > before).collect();
-    assert_eq!(words(&told), ["noop"], "{told:?}");
-    assert_eq!(get(&stand.store.join("without-id"), Xattr::IDENTITY), None);
-}
-
-fn fill_and_wait(stand: &mut Stand, opened: &Receiver<std::io::Result<()>>) {
-    wait_for_fetch(stand);
-    fill(stand, "f", b"fresh");
-    opened.recv_timeout(PATIENCE).expect("it goes on").expect("opened");
-}
-
-#[test]
 fn many_files_wait_at_once_and_all_come() {
     const FILES: usize = 400;
     let mut stand = Stand::prepared(CLIENT, |store| {
@@ -622,7 +306,7 @@ fn many_files_wait_at_once_and_all_come() {
             spawn(move || fs::read(path))
         })
         .collect();
-    let names: std::collections::HashMap<Handle, String> =
+    let names: HashMap<Handle, String> =
         (0..FILES).map(|n| (stand.handle_of(&format!("f{n}")), format!("f{n}"))).collect();
     for n in 0..FILES {
         let object = wait_for_fetch(&mut stand);

@@ -1,7 +1,10 @@
 //! The mount of a client, whose bottom is a cache: what is absent, what becomes absent, and what may not.
 
 use super::{Cache, Dir, Filter, Result, identity, openfiles::OpenFile};
-use crate::sys::{Locked, Stat, XattrTarget, stat_at, stat_fd};
+use crate::{
+    absent::Retry,
+    sys::{Locked, Stat, XattrTarget, stat_at, stat_fd},
+};
 use nix::{errno::Errno, fcntl::OFlag};
 use protocol::{Handle, ObjectId};
 use std::{ffi::CStr, os::fd::AsFd};
@@ -15,6 +18,16 @@ impl Filter {
         if let Some(cache) = &self.cache {
             work(cache);
         }
+    }
+
+    /// Has a request of thread `pid` wait until `object` is here.
+    pub(crate) fn wait_for(&self, object: Handle, pid: u32, retry: Retry) {
+        let is_absent = || match self.path_fd(object) {
+            Ok(fd) => identity::is_absent(XattrTarget::path_fd(&fd)).unwrap_or(true),
+            // Gone: that is for Lento to say.
+            Err(_) => true,
+        };
+        self.room.wait(object, pid, is_absent, retry);
     }
 
     /// Whether a file that nobody has open lacks its content. Under the lock of its state: [`Filter::evict`] sets it there.

@@ -29,7 +29,7 @@ where
                     Ok(()) => change(filter, caller, reply, work, answer),
                     Err(error) => answer(reply, Err(error)),
                 };
-                shared.room.wait(object, caller.pid, Box::new(retry));
+                shared.wait_for(object, caller.pid, Box::new(retry));
             }
             result => answer(reply, result),
         }
@@ -48,5 +48,5 @@ where
         Err(Error::Absent(next)) => again(filter, pid, next, reply, work, answer),
         result => answer(reply, result),
     };
-    shared.room.wait(object, pid, Box::new(retry));
+    shared.wait_for(object, pid, Box::new(retry));
 }

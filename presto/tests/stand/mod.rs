@@ -45,6 +45,8 @@ impl Stand {
         let mut stand = Self::unmounted(None, arguments);
         prepare(&stand.store);
         stand.start();
+        // What it says twice around its hello, it has said when it answers.
+        stand.synced_log();
         stand
     }
 
