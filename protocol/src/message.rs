@@ -339,6 +339,10 @@ pub enum Message {
     TooOld {
         /// Of which file set.
         fileset: FileSetId,
+        /// Where the receiver stands, as the source had heard.
+        after: Position,
+        /// The end of the source's own log.
+        tail: Position,
     },
     /// Acknowledges shipments.
     Applied {

@@ -53,7 +53,7 @@ impl Ship {
     }
 
     /// The end of what was sent.
-    fn sent(&self) -> Position {
+    pub(crate) fn sent(&self) -> Position {
         match self.state {
             State::Closed => Position::START,
             State::Open { sent } | State::Reading { sent, .. } | State::Idle { sent } => sent,

@@ -95,9 +95,9 @@ impl Store {
         Ok(store)
     }
 
-    /// Makes the index anew from the identities in the store and from the logs, and mends identities that are missing
-    /// or not unique. What the core saved is kept if the old index can still be read; how far peers' records were
-    /// applied is forgotten: a comparison must follow.
+    /// Makes the index anew from the identities in the store and from this host's log, and mends identities that are
+    /// missing or not unique. What the core saved is kept if the old index can still be read; how far peers' records
+    /// were applied is forgotten, and those that were kept for other peers go: all peers must compare.
     pub fn rebuild(
         bottom: Arc<Bottom>,
         config: StoreConfig,
@@ -118,7 +118,10 @@ impl Store {
         remove_index(&config.index)?;
         std::fs::rename(&path, &config.index).map_err(StoreError::io("putting the new index into place"))?;
         let store = Self::open(bottom, config)?;
+        store.drop_received()?;
         store.absorb_anew()?;
+        // How much of the tree was durable is not known any more: now all of it is.
+        store.sync()?;
         Ok((store, rebuilt))
     }
 
