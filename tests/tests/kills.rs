@@ -1,12 +1,15 @@
 //! SIGKILL of either process, on either side, while people work.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use intermezzo_tests::{
     acked::Application,
     busy::Busy,
     cluster::{Cluster, Options, with_pair},
     dice::{Dice, scaled},
-    replay, sources,
+    host::{FILESET, Host},
+    replay,
+    shell::{cmd, eventually},
+    sources,
 };
 use std::{
     fs,
@@ -128,5 +131,41 @@ fn presto_killed_on_the_replica_comes_back_and_goes_on() -> Result<()> {
         fs::write(b.at("from b"), "2")?;
         cluster.sees(0, "from b", b"2")?;
         cluster.converge(CONVERGE).map(|_| ())
+    })
+}
+
+/// The holder forgets with its index how far it took what the replica wrote, and the replica's log does not reach back.
+#[test]
+fn an_index_made_anew_on_either_side_after_kills_keeps_nobody_waiting() -> Result<()> {
+    with_pair(Options::pair(), |cluster| {
+        let (a, b) = (&cluster[0], &cluster[1]);
+        for round in 0..2 {
+            for host in [b, a, b, a] {
+                fs::write(host.at(format!("{round} {}", host.name())), "before")?;
+                ensure!(host.kill_lento()?, "the daemon of {} had died before it was killed", host.name());
+                host.start()?;
+                cluster.converge(CONVERGE)?;
+            }
+            // What is durable at the other side is not kept for it.
+            eventually(CONVERGE, "all is durable on both sides", || {
+                let durable = |host: &Host| {
+                    anyhow::Ok(host.fileset()?["replicas"][0]["durable"] == host.fileset()?["replicas"][0]["applied"])
+                };
+                Ok(durable(a)? && durable(b)?)
+            })?;
+            // Twice in a row on the holder, in both orders.
+            let order: &[&Host] = if round == 0 { &[a, a, b] } else { &[b, a] };
+            for host in order {
+                host.lento(["fsck", FILESET, "--rebuild"]).ok()?;
+                host.wait_mounted()?;
+            }
+            for (i, host) in [b, a, b].into_iter().enumerate() {
+                let path = host.at(format!("{round} after {i}"));
+                let write = cmd("timeout", ["30", "touch"]).arg(&path);
+                write.ok().with_context(|| format!("a writer on {} waits", host.name()))?;
+            }
+            cluster.converge(CONVERGE)?;
+        }
+        Ok(())
     })
 }

@@ -1,6 +1,7 @@
 //! How a store begins and ends: adoption of a directory, a new replica, opening, rebuilding, removal.
 
 use crate::bottom::{Bottom, attr_of};
+use crate::copying::UNSYNCED;
 use crate::error::StoreError;
 use crate::identity::{CommittedVersion, Identity};
 use crate::index::{Index, KnownVersion, Row};
@@ -104,12 +105,15 @@ impl Store {
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Self, Rebuilt), StoreError> {
         let old = Index::open(&config.index, config.fileset, config.host, false);
-        let state = old.and_then(|old| old.meta(STATE)).ok().flatten();
+        let (state, unsynced) = old.and_then(|old| Ok((old.meta(STATE)?, old.meta(UNSYNCED)?))).unwrap_or_default();
         let path = suffixed(&config.index, ".new");
         remove_index(&path)?;
         let index = Index::open(&path, config.fileset, config.host, true)?;
         if let Some(state) = state {
             index.set_meta(STATE, &state)?;
+        }
+        if let Some(unsynced) = unsynced {
+            index.set_meta(UNSYNCED, &unsynced)?;
         }
         let mut filler = Filler::begin(&bottom, &index, &config)?;
         let rebuilt = filler.refill(progress)?;

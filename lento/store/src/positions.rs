@@ -1,14 +1,16 @@
 //! How far the history was applied and is durable, what is kept of it for others, and what the core saved.
 
-use crate::absorb::Extents;
 use crate::adopt::STATE;
+use crate::bottom::{c_name, open_dir};
 use crate::copying::UNSYNCED;
 use crate::error::StoreError;
 use crate::history::{log_of, open_log};
-use crate::store::{ABSORBED, ABSORBED_EPOCH, Store, Writer, lock};
-use modlog::ReadResult;
+use crate::store::{ABSORBED, ABSORBED_EPOCH, Store, lock};
+use crate::walk::remove_below;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use protocol::{HostId, Position, Record};
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
 /// In `meta`, each with its epoch: what was trimmed; and what was not kept of received records.
@@ -189,7 +191,7 @@ impl Store {
             if log_of(&name).is_some() {
                 let c_name = c_name(&name);
                 remove_below(open_dir(private, &c_name).map_err(what())?.as_fd()).map_err(what())?;
-                unlinkat(private, &*c_name, UnlinkatFlags::RemoveDir).map_err(what())?;
+                unlinkat(private, &*c_name, UnlinkatFlags::RemoveDir).map_err(|e| what()(e.into()))?;
             }
         }
         Ok(())

@@ -58,7 +58,8 @@ impl Mind {
                     let mut session = connection.request(&Request::DropReplica { fileset: id }).map_err(failed)?;
                     session.reply().await.map_err(failed)?;
                 }
-                let store = close(&inputs, id).await?;
+                let store = close(&inputs, id).await?.ok_or_else(|| failed("its store is not open"))?;
+                forget(&inputs).await?;
                 let strip = tokio::task::spawn_blocking(move || strip(&store, &home));
                 strip.await.map_err(failed)??;
                 Ok(Some(format!(
@@ -76,7 +77,8 @@ impl Mind {
         if !rebuild {
             return self.check(id, name.clone(), answers);
         }
-        let open = self.store(id).is_some();
+        let peers: Vec<_> = self.engine.status(id).into_iter().flat_map(|s| s.links).map(|link| link.peer).collect();
+        let connections: Vec<_> = peers.into_iter().filter_map(|peer| self.network.connection(peer)).collect();
         let remount = self.filesets.get(&id).is_some_and(|set| set.config.mounted);
         let unmounted = self.stop_mount(id);
         let (home, host, inputs, name) = (self.home.clone(), self.identity.host, self.inputs.clone(), name.clone());
@@ -86,9 +88,9 @@ impl Mind {
                 if let Some(gone) = unmounted? {
                     gone.await.map_err(failed)?.map_err(failed)?;
                 }
-                if open {
-                    drop(close(&inputs, id).await?);
-                }
+                drop(close(&inputs, id).await?);
+                // What was asked and told on these is forgotten here: both sides begin anew, as after a restart.
+                connections.iter().for_each(lento_net::Connection::close);
                 let (progress, mut config2) = (answers.clone(), config.clone());
                 config2.mounted = remount;
                 let rebuilding = config2.clone();
@@ -147,22 +149,21 @@ async fn restore(inputs: &mpsc::Sender<Input>, mut config: FileSetConfig, mounte
     let _ = inputs.send(Input::Call(again)).await;
 }
 
-/// Takes a file set out of the daemon; returns its store when nobody else works with it.
-async fn close(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Result<Store, Failure> {
+/// Takes a file set out of the daemon, though not out of the list on disk; returns its store, if it was open, when
+/// nobody else works with it.
+async fn close(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Result<Option<Store>, Failure> {
     let taken = call(inputs, |reply| {
         Call::Do(Box::new(move |mind: &mut Mind| {
             mind.engine.remove_fileset(id);
             mind.permit_requests.retain(|(fileset, _), _| *fileset != id);
-            let store = mind.filesets.remove(&id).and_then(|set| set.store);
-            let _ = reply.send(store.map(|store| (store, mind.save_filesets())));
+            let _ = reply.send(mind.filesets.remove(&id).and_then(|set| set.store));
         }))
     });
-    let (mut store, saved) = taken.await.flatten().ok_or_else(|| failed("its store is not open"))?;
-    saved?;
+    let Some(mut store) = taken.await.flatten() else { return Ok(None) };
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         store = match Arc::try_unwrap(store) {
-            Ok(store) => return Ok(store),
+            Ok(store) => return Ok(Some(store)),
             Err(shared) if tokio::time::Instant::now() > deadline => {
                 drop(shared);
                 return Err(failed("work in its store does not end: stop the daemon and try again"));
@@ -171,6 +172,12 @@ async fn close(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Result<Store, Fai
         };
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Keeps the list of file sets without what was closed.
+async fn forget(inputs: &mpsc::Sender<Input>) -> Result<(), Failure> {
+    let kept = call(inputs, |reply| Call::Do(Box::new(move |mind: &mut Mind| drop(reply.send(mind.save_filesets())))));
+    kept.await.unwrap_or_else(|| Err(failed("the daemon is ending")))
 }
 
 fn rebuild_store(
@@ -188,11 +195,9 @@ fn rebuild_store(
     };
     let (store, rebuilt) = Store::rebuild(bottom, store_config(&home, host, config), &mut tell).map_err(failed)?;
     let mut open = super::open::ready(store, None)?;
-    // What the index said of the other copy is gone: the trees are compared.
-    open.saved.in_step = None;
-    if open.saved.holder == host {
-        open.saved.incarnation += 1;
-    }
+    open.saved.forget_index(host);
+    let state = postcard::to_stdvec(&open.saved).map_err(failed)?;
+    open.store.save_state(&state).map_err(failed)?;
     let text = format!(
         "{} objects; {} had no identity and got one, {} had that of another object and got a new one",
         rebuilt.objects, rebuilt.nameless, rebuilt.duplicates
