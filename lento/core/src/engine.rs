@@ -368,11 +368,11 @@ impl FileSet {
             }),
             HistoryResult::TooOld => return self.handle_too_old(to, out),
             HistoryResult::Failed(why) => {
-                link.ship.handle_read_failed();
-                link.ship.stalled = why;
-                None
+                link.ship.handle_read_failed(why);
+                return;
             }
         };
+        link.ship.handle_read_done();
         if let Some(shipment) = shipment {
             out.push_back(Action::Send { to, message: Message::Shipment(shipment) });
         }

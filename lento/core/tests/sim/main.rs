@@ -23,7 +23,7 @@ const REST_MS: u64 = BUSY_MS + 60_000;
 
 const CALM: Faults = Faults { cut: 0, kill_lento: 0, kill_presto: 0, power: 0, overflow: 0, rebuild: 0 };
 const STORMY: Faults = Faults { cut: 8, kill_lento: 4, kill_presto: 4, power: 0, overflow: 3, rebuild: 2 };
-const POWER: Faults = Faults { cut: 4, kill_lento: 2, kill_presto: 2, power: 3, overflow: 1, rebuild: 1 };
+const POWER: Faults = Faults { cut: 4, kill_lento: 2, kill_presto: 2, power: 3, overflow: 1, rebuild: 0 };
 const REBUILDS: Faults = Faults { cut: 2, kill_lento: 1, kill_presto: 1, power: 0, overflow: 0, rebuild: 6 };
 
 fn run(seed: u64, hosts: usize, faults: Faults) -> World {
