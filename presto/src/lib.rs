@@ -4,6 +4,7 @@
 //! done. It knows nothing of other hosts: Lento, at the other end of a Unix socket, gives and takes the permit to
 //! change things, reads the log, and tells what to have the kernel forget. Lento may die and come back; the mount goes on.
 
+mod attach;
 mod error;
 mod filter;
 mod fuse;
