@@ -1,6 +1,6 @@
 //! `lento fileset remove` and `lento fsck --rebuild`.
 
-use super::open::{open_directory, store_config};
+use super::open::{open_beneath, store_config};
 use super::{conclude, end};
 use crate::daemon::error::{failed, hinted, no_fileset};
 use crate::daemon::files::FileSetConfig;
@@ -186,7 +186,7 @@ fn rebuild_store(
     config: &crate::daemon::files::FileSetConfig,
     answers: &Answers,
 ) -> Result<(crate::daemon::input::OpenStore, String), Failure> {
-    let bottom = Arc::new(Bottom::new(open_directory(&config.store)?).map_err(failed)?);
+    let bottom = Arc::new(Bottom::new(open_beneath(config)?).map_err(failed)?);
     let mut pace = Pace::new("rebuilding");
     let mut tell = |objects| {
         if let Some(progress) = pace.due(objects, 0, None) {
