@@ -58,7 +58,8 @@ pub enum Request {
         /// Of which file set.
         fileset: FileSetId,
     },
-    /// Answered when every replicator has applied all that the holder has now.
+    /// Answered when every peer of the one that is asked has applied all that it has now; the holder asks its
+    /// replicators first.
     Wait {
         /// Of which file set.
         fileset: FileSetId,
