@@ -5,6 +5,7 @@
 //! change things, reads the log, and tells what to have the kernel forget. Lento may die and come back; the mount goes on.
 
 mod absent;
+mod attach;
 mod error;
 mod filter;
 mod fuse;

@@ -2,6 +2,7 @@
 
 use crate::{
     absent::WaitingRoom,
+    attach::{Mounted, attributes},
     error::MountError,
     filter::{Filter, Replaced, orphan_name},
     fuse::{Adapter, Backing, Kernel},
@@ -11,10 +12,10 @@ use crate::{
     permit::{Gate, is_interrupted},
     recovery,
     syncer::Syncer,
-    sys::{self, Bottom},
+    sys::{self, Bottom, FuseMount},
     upcall::{Client, Upcalls},
 };
-use fuser::{Config, MountOption, Session, SessionACL};
+use fuser::{Config, Session, SessionACL};
 use modlog::Writer;
 use nix::{
     errno::Errno,
@@ -22,14 +23,13 @@ use nix::{
     sys::{
         signal::{SigSet, Signal},
         stat::Mode,
-        statvfs::FsFlags,
     },
 };
 use protocol::{FileSetId, HostId, Name, Upcall, limits};
 use std::{
     fs::File,
     io::Write,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -134,11 +134,14 @@ fn serve(
     let syncer = Syncer::start(options.threads).map_err(MountError::Session)?;
     let adapter = Adapter { filter: filter.clone(), syncer, backing: backing.clone() };
     let fail = |source| MountError::Mount { path: options.mount.clone(), source };
-    detach_dead(&options.mount);
-    let session = Session::new(adapter, &options.mount, &config(options, store)).map_err(fail)?;
-    let device = |session: &Session<Adapter>| session.as_fd().try_clone_to_owned().map_err(MountError::Session);
-    backing.mounted(device(&session)?);
-    let kernel = Kernel { notifier: session.notifier(), device: device(&session)? };
+    let source = format!("intermezzo:{}", options.name);
+    let (made, device) = FuseMount::new(&source, "presto", attributes(store, options.read_only)).map_err(fail)?;
+    // The kernel's first request waits in the device already.
+    let session = Session::from_fd(adapter, duplicate(&device)?, SessionACL::All, config(options)).map_err(fail)?;
+    let mounted = Mounted::new(&made, duplicate(&device)?, options.mount.clone()).map_err(|e| fail(e.into()))?;
+    drop(made);
+    backing.mounted(duplicate(&device)?);
+    let kernel = Kernel { notifier: session.notifier(), device };
     let ending = Arc::new(AtomicBool::new(false));
     let mount = options.mount.clone();
     start("signals", move || unmount_on_signal(&signals, &mount))?;
@@ -163,6 +166,7 @@ fn serve(
     // Nobody listening is not a reason to stop.
     let _ = std::io::stdout().flush();
     let ended = session.run();
+    drop(mounted);
     ending.store(true, Ordering::Release);
     finish(filter);
     ended.map_err(MountError::Session)
@@ -277,26 +281,11 @@ fn save(conflicts: &OwnedFd, name: &Name, from: &File) -> std::io::Result<()> {
     to.sync_all()
 }
 
-fn config(options: &Options, store: &OwnedFd) -> Config {
+fn config(options: &Options) -> Config {
     let mut config = Config::default();
     config.acl = SessionACL::All;
     config.n_threads = Some(options.threads);
     config.clone_fd = options.threads > 1;
-    config.mount_options = vec![
-        MountOption::FSName(format!("intermezzo:{}", options.name)),
-        MountOption::Subtype("presto".into()),
-        MountOption::DefaultPermissions,
-    ];
-    if options.read_only {
-        config.mount_options.push(MountOption::RO);
-    }
-    // As the bottom is mounted.
-    let flags = nix::sys::statvfs::fstatvfs(store).map(|s| s.flags()).unwrap_or(FsFlags::ST_NOSUID | FsFlags::ST_NODEV);
-    config.mount_options.push(if flags.contains(FsFlags::ST_NOSUID) { MountOption::NoSuid } else { MountOption::Suid });
-    config.mount_options.push(if flags.contains(FsFlags::ST_NODEV) { MountOption::NoDev } else { MountOption::Dev });
-    if flags.contains(FsFlags::ST_NOEXEC) {
-        config.mount_options.push(MountOption::NoExec);
-    }
     config
 }
 
@@ -315,17 +304,6 @@ fn mount_point(path: &Path) -> std::io::Result<PathBuf> {
             Ok(parent.canonicalize()?.join(name))
         }
         (found, ..) => found,
-    }
-}
-
-/// Takes away a mount that nobody serves, at the last moment: from then until the next one is there programs reach
-/// what it covered.
-fn detach_dead(mount: &Path) {
-    // Attributes may be cached; figures of the file system never are.
-    while matches!(nix::sys::statfs::statfs(mount), Err(Errno::ENOTCONN)) {
-        if let Err(error) = nix::mount::umount2(mount, nix::mount::MntFlags::MNT_DETACH) {
-            return tracing::error!(%error, "a dead mount cannot be detached");
-        }
     }
 }
 

@@ -62,7 +62,8 @@ pub enum Request {
         /// Of which file set.
         fileset: FileSetId,
     },
-    /// Answered when every replicator has applied all that the holder has now.
+    /// Answered when every peer of the one that is asked has applied all that it has now; the holder asks its
+    /// replicators first.
     Wait {
         /// Of which file set.
         fileset: FileSetId,
@@ -390,6 +391,10 @@ pub enum Message {
     TooOld {
         /// Of which file set.
         fileset: FileSetId,
+        /// Where the receiver stands, as the source had heard.
+        after: Position,
+        /// The end of the source's own log.
+        tail: Position,
     },
     /// Acknowledges shipments.
     Applied {

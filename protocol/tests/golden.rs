@@ -204,7 +204,7 @@ golden! {
             ],
             settled: vec![settled()],
         }) => "0311111111111111111111111111111111030103030202020301020204050600010001660202a40303030202020405060c0202ac02010001020900a403e80764ac020001ff93ebdc03020105020701020106757365722e61017600",
-        Message::TooOld { fileset: web() } => "0411111111111111111111111111111111",
+        Message::TooOld { fileset: web(), after: Position::new(3, 2), tail: Position::new(3, 4) } => "041111111111111111111111111111111103020304",
         Message::Applied { fileset: web(), applied: Position::new(3, 4), durable: Position::new(3, 2) } => "051111111111111111111111111111111103040302",
         Message::ShipMore { fileset: web() } => "0611111111111111111111111111111111",
         Message::Stalled { fileset: web(), reason: "full".into() } => "07111111111111111111111111111111110466756c6c",

@@ -106,6 +106,14 @@ impl Host {
         &self.home
     }
 
+    /// The object database of its file set.
+    pub fn database(&self) -> Result<PathBuf> {
+        fs::read_dir(self.home.join("fsdb"))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.extension().is_some_and(|e| e == "db"))
+            .with_context(|| format!("no database on {}", self.name()))
+    }
+
     /// Bytes free on its disk.
     pub fn available(&self) -> Result<u64> {
         lock(&self.disk).available()

@@ -154,6 +154,26 @@ fn wait_times_out_with_124_and_verify_lists_what_differs_with_1() -> Result<()> 
 }
 
 #[test]
+fn wait_on_the_holder_covers_what_the_replica_has_just_written() -> Result<()> {
+    with_pair(Options::pair(), |cluster| {
+        let (a, b) = (&cluster[0], &cluster[1]);
+        let content = vec![7; 64 << 20];
+        for i in 0..3 {
+            // The permit is on b: what follows is shipped when it likes.
+            fs::write(b.at(format!("small {i}")), "b")?;
+            fs::write(b.at(format!("large {i}")), &content)?;
+            cluster.wait_on(0, SOON)?;
+            let there = fs::metadata(a.store().join(format!("large {i}"))).map(|m| m.len()).unwrap_or(0);
+            ensure!(there == content.len() as u64, "wait ended, and {there} bytes of file {i} are on a");
+        }
+        cluster.cut()?;
+        let outcome = a.lento(["wait", FILESET, "--timeout", "1s"]).run()?;
+        ensure!(outcome.code() == 124, "wait exits with {} while b is away: {}", outcome.code(), outcome.stderr);
+        cluster.heal().map(drop)
+    })
+}
+
+#[test]
 fn the_log_is_readable_and_a_renamed_directory_is_one_record() -> Result<()> {
     with_pair(Options::pair(), |cluster| {
         let a = &cluster[0];
@@ -198,10 +218,7 @@ fn fsck_finds_what_the_database_lacks_and_rebuild_mends_it() -> Result<()> {
         })?;
         cluster.converge(SOON)?;
 
-        let database = fs::read_dir(a.home().join("fsdb"))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.extension().is_some_and(|e| e == "db"))
-            .context("no database")?;
+        let database = a.database()?;
         let lose = "DELETE FROM object WHERE name=CAST('file 7' AS BLOB)";
         cmd("sqlite3", [database.as_os_str(), lose.as_ref()]).ok()?;
         let found = a.lento(["fsck", FILESET]).run()?;

@@ -1,15 +1,20 @@
 //! SIGKILL of either process, on either side, while people work.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use intermezzo_tests::{
     acked::Application,
     busy::Busy,
     cluster::{Cluster, Options, with_pair},
     dice::{Dice, scaled},
-    replay, sources,
+    host::{FILESET, Host},
+    replay,
+    shell::{cmd, eventually},
+    sources,
 };
 use std::{
+    collections::BTreeSet,
     fs,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -128,5 +133,87 @@ fn presto_killed_on_the_replica_comes_back_and_goes_on() -> Result<()> {
         fs::write(b.at("from b"), "2")?;
         cluster.sees(0, "from b", b"2")?;
         cluster.converge(CONVERGE).map(|_| ())
+    })
+}
+
+/// Creates files on and on, whatever becomes of the mount; tells which creations succeeded.
+fn create_all_the_time(dir: &Path, stop: &AtomicBool) -> BTreeSet<String> {
+    let names = (0_u64..).map(|i| format!("file {i}"));
+    let created = |name: &String| fs::File::create_new(dir.join(name)).is_ok();
+    names.take_while(|_| !stop.load(Ordering::Relaxed)).filter(created).collect()
+}
+
+/// Programs wrote to what a dead mount had covered, between its end and the next mount, and no log told of it.
+#[test]
+fn nothing_is_written_to_the_bare_store_while_presto_is_started_again() -> Result<()> {
+    with_pair(Options::pair(), |cluster| {
+        let a = &cluster[0];
+        let stop = AtomicBool::new(false);
+        let created = std::thread::scope(|scope| -> Result<BTreeSet<String>> {
+            let writer = scope.spawn(|| create_all_the_time(&a.mount(), &stop));
+            let killed = kill_both_ways(a);
+            stop.store(true, Ordering::Relaxed);
+            let created = writer.join().map_err(|_| anyhow::anyhow!("the application panicked"))?;
+            killed.map(|()| created)
+        })?;
+        println!("{} files were created", created.len());
+        cluster.converge(CONVERGE)?;
+        for host in cluster.hosts() {
+            let there: BTreeSet<String> = fs::read_dir(host.mount())?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect::<Result<_>>()?;
+            let lost: Vec<_> = created.difference(&there).take(5).collect();
+            ensure!(lost.is_empty(), "created and not on {}: {lost:?}", host.name());
+        }
+        a.lento(["fsck", FILESET]).ok()?;
+        replay::assert_log_tells_names(a).map(drop)
+    })
+}
+
+fn kill_both_ways(host: &Host) -> Result<()> {
+    for kill in 0..24 {
+        let both = kill % 6 == 5;
+        ensure!(!both || host.kill_lento()?, "kill {kill}: there is no daemon");
+        ensure!(host.kill_presto()? == 1, "kill {kill}: there is not one presto");
+        if both {
+            host.start()?;
+        }
+        host.wait_mounted()?;
+    }
+    Ok(())
+}
+
+/// The holder forgets with its index how far it took what the replica wrote, and the replica's log does not reach back.
+#[test]
+fn an_index_made_anew_on_either_side_after_kills_keeps_nobody_waiting() -> Result<()> {
+    with_pair(Options::pair(), |cluster| {
+        let (a, b) = (&cluster[0], &cluster[1]);
+        for host in [b, a, b, a] {
+            fs::write(host.at(format!("of {}", host.name())), "before")?;
+            ensure!(host.kill_lento()?, "the daemon of {} had died before it was killed", host.name());
+            ensure!(host.kill_presto()? == 1, "there is not one presto on {}", host.name());
+            host.start()?;
+            host.wait_mounted()?;
+            cluster.converge(CONVERGE)?;
+        }
+        for (round, host) in [a, a, b, a].into_iter().enumerate() {
+            // What is durable on a is not kept on b.
+            eventually(CONVERGE, "the log of b is trimmed", || {
+                fs::write(b.at("busy"), "b")?;
+                let trimmed = "SELECT count(*) FROM meta WHERE key='trimmed'";
+                Ok(cmd("sqlite3", [b.database()?.as_os_str(), trimmed.as_ref()]).ok()?.trim() == "1")
+            })?;
+            // From here on a has the permit: b is not ahead.
+            fs::write(a.at("busy"), "a")?;
+            cluster.converge(CONVERGE)?;
+            host.lento(["fsck", FILESET, "--rebuild"]).ok()?;
+            host.wait_mounted()?;
+            for (i, writer) in [b, a, b].into_iter().enumerate() {
+                let write = cmd("timeout", ["30", "touch"]).arg(writer.at(format!("{round} after {i}")));
+                write.ok().with_context(|| format!("round {round}: a writer on {} waits", writer.name()))?;
+            }
+            cluster.converge(CONVERGE)?;
+        }
+        Ok(())
     })
 }

@@ -217,7 +217,9 @@ impl Engine {
             Message::State(state) => self.handle_state(from, state),
             Message::Heartbeat | Message::Credit { .. } => {}
             Message::Shipment(shipment) => self.handle_shipment(from, shipment),
-            Message::TooOld { fileset } => self.with(fileset, |set, out| set.need_copy(from, out)),
+            Message::TooOld { fileset, after, tail } => {
+                self.with(fileset, |set, out| set.handle_peer_too_old(from, after, tail, out));
+            }
             Message::Applied { fileset, applied, durable } => {
                 let mut sane = true;
                 self.with(fileset, |set, _| {
@@ -366,11 +368,11 @@ impl FileSet {
             }),
             HistoryResult::TooOld => return self.handle_too_old(to, out),
             HistoryResult::Failed(why) => {
-                link.ship.handle_read_failed();
-                link.ship.stalled = why;
-                None
+                link.ship.handle_read_failed(why);
+                return;
             }
         };
+        link.ship.handle_read_done();
         if let Some(shipment) = shipment {
             out.push_back(Action::Send { to, message: Message::Shipment(shipment) });
         }
@@ -395,6 +397,9 @@ impl FileSet {
             // The sender skips what it wrote itself, but its position must pass it.
             if let Some(link) = self.links.get_mut(&from) {
                 link.ship.handle_growth();
+                if link.skipping_to.take_if(|upto| *upto <= link.apply.applied).is_some() {
+                    self.send_state(from, out);
+                }
             }
         }
         if changed {

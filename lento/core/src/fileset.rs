@@ -348,7 +348,9 @@ impl FileSet {
     /// the log's own limit, not here.
     fn advance_trim(&mut self, out: &mut VecDeque<Action>) {
         let needed = self.links.values().map(|link| link.ship.durable).min();
-        let upto = needed.unwrap_or_else(|| self.history_end());
+        // A peer may have what this host forgot with its index, or lost with the power.
+        let end = self.history_end();
+        let upto = needed.map_or(end, |needed| needed.min(end));
         if upto > self.trimmed {
             self.trimmed = upto;
             out.push_back(Action::Trim { fileset: self.id, upto });

@@ -15,6 +15,8 @@ pub(crate) struct Link {
     pub(crate) copy: Copying,
     /// At the holder: the epoch whose end was asked for on this connection.
     pub(crate) recalled: Option<u64>,
+    /// At the holder: the peer ships on from here when this host stands here.
+    pub(crate) skipping_to: Option<Position>,
 }
 
 /// Taking over the peer's whole tree.
@@ -42,6 +44,7 @@ impl Link {
             apply: Apply::new(applied),
             copy: Copying::Not,
             recalled: None,
+            skipping_to: None,
         }
     }
 
@@ -57,6 +60,7 @@ impl Link {
         let applied = self.apply.applied;
         self.apply.reset(applied);
         self.recalled = None;
+        self.skipping_to = None;
         if self.copy != Copying::Comparing {
             self.copy = Copying::Not;
         }

@@ -81,6 +81,14 @@ impl Saved {
             in_step: None,
         }
     }
+
+    /// The index of host `me` was made anew, and what it said of other copies is gone: the trees are to be compared.
+    pub fn forget_index(&mut self, me: HostId) {
+        self.in_step = None;
+        if self.holder == me {
+            self.incarnation += 1;
+        }
+    }
 }
 
 #[cfg(test)]

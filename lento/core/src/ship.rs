@@ -22,6 +22,8 @@ pub(crate) struct Ship {
     pub(crate) durable: Position,
     /// The peer's own word for why it does not go on; empty if it does.
     pub(crate) stalled: String,
+    /// Whether that is because the history could not be read here.
+    failing: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,7 +55,7 @@ impl Ship {
     }
 
     /// The end of what was sent.
-    fn sent(&self) -> Position {
+    pub(crate) fn sent(&self) -> Position {
         match self.state {
             State::Closed => Position::START,
             State::Open { sent } | State::Reading { sent, .. } | State::Idle { sent } => sent,
@@ -116,10 +118,19 @@ impl Ship {
         self.extra = (2 * self.extra).clamp(limits::SHIPMENTS_IN_FLIGHT, limits::SHIPMENTS_AHEAD);
     }
 
-    /// The read failed: it is tried again when the history grows or the peer acknowledges something.
-    pub(crate) fn handle_read_failed(&mut self) {
+    /// The read failed, and whoever reads has paused: it is tried again. Nothing else need happen for it.
+    pub(crate) fn handle_read_failed(&mut self, why: String) {
         if let State::Reading { sent, .. } = self.state {
-            self.state = State::Idle { sent };
+            self.state = State::Open { sent };
+        }
+        self.failing = true;
+        self.stalled = why;
+    }
+
+    /// A read succeeded.
+    pub(crate) fn handle_read_done(&mut self) {
+        if std::mem::take(&mut self.failing) {
+            self.stalled.clear();
         }
     }
 
@@ -198,6 +209,19 @@ mod tests {
         assert_eq!(ship.poll_read(Position::START).map(|(after, _)| after), Some(at(2)));
         assert!(!ship.handle_read(1));
         assert!(ship.handle_read(2));
+    }
+
+    /// What was written while a read failed was never shipped, if nothing more was written.
+    #[test]
+    fn a_read_that_failed_is_tried_again_though_nothing_else_happens() {
+        let mut ship = Ship::default();
+        ship.open(at(5));
+        assert_eq!(ship.poll_read(Position::START), Some((at(5), 1)));
+        ship.handle_read_failed("no memory".into());
+        assert_eq!(ship.stalled, "no memory");
+        assert_eq!(ship.poll_read(Position::START), Some((at(5), 2)));
+        ship.handle_read_done();
+        assert!(ship.stalled.is_empty());
     }
 
     #[test]

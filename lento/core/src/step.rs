@@ -8,7 +8,7 @@ use crate::Action;
 use crate::fileset::{Absorbing, FileSet};
 use crate::link::Copying;
 use crate::mine::Mine;
-use protocol::{HostId, Message, Position, limits};
+use protocol::{HostId, Message, Position, Shipment, limits};
 use std::collections::VecDeque;
 
 impl FileSet {
@@ -27,6 +27,44 @@ impl FileSet {
             && link.copy == Copying::Not
         {
             link.copy = Copying::Draining;
+        }
+    }
+
+    /// The log of `peer`, which ends at `tail`, does not reach back to `after`, where this host stood.
+    pub(crate) fn handle_peer_too_old(
+        &mut self,
+        peer: HostId,
+        after: Position,
+        tail: Position,
+        out: &mut VecDeque<Action>,
+    ) {
+        if !self.is_holder() {
+            return self.need_copy(peer, out);
+        }
+        // Only who has the permit, and wrote under it, is ahead of the holder: taking another's tree would undo what
+        // was written since. Each ended epoch was all here before it ended. How far that was is forgotten with an index
+        // that is made anew, and a peer that is not told would wait for ever for its log to be taken.
+        let ahead = self.saved.owner == peer && tail.epoch == self.saved.epoch;
+        let known = tail.epoch <= self.saved.epoch;
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        let applied = link.apply.applied;
+        if after < applied {
+            // It does not know yet where this host stands now.
+            self.send_state(peer, out);
+        } else if ahead {
+            self.need_copy(peer, out);
+        } else if known && tail > applied {
+            // The index, too, must know: others are told to go on from where it says that this host stands.
+            let skip = Shipment {
+                fileset: self.id,
+                after: applied,
+                upto: tail,
+                writer: peer,
+                records: vec![],
+                settled: vec![],
+            };
+            link.apply.handle_shipment(skip);
+            link.skipping_to = Some(tail);
         }
     }
 
@@ -126,10 +164,12 @@ impl FileSet {
 
     /// The log here does not reach back to where `peer` stands.
     pub(crate) fn handle_too_old(&mut self, peer: HostId, out: &mut VecDeque<Action>) {
+        let (fileset, tail) = (self.id, self.tail);
         if let Some(link) = self.links.get_mut(&peer) {
+            let after = link.ship.sent();
             link.ship.close();
             if link.up {
-                out.push_back(Action::Send { to: peer, message: Message::TooOld { fileset: self.id } });
+                out.push_back(Action::Send { to: peer, message: Message::TooOld { fileset, after, tail } });
             }
         }
     }

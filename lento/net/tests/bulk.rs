@@ -138,13 +138,13 @@ async fn control_overtakes_the_bulk_that_waits() {
     // The peer reads nothing, so the producer fills all that there is between the two, and its queue.
     let sent = produce(requested(&mut a).await, 4096);
     let queued = stuck(&sent).await;
-    connection.send(&Message::TooOld { fileset: FileSetId::from_bytes([1; 16]) }).expect("it is up");
+    connection.send(&Message::ShipMore { fileset: FileSetId::from_bytes([1; 16]) }).expect("it is up");
     let mut before = 0_u64;
     loop {
         let packet = peer.receive().await.expect("the connection is up");
         match packet.kind {
             PacketKind::Data => before += 1,
-            PacketKind::Message if matches!(Message::from_body(&packet.body), Ok(Message::TooOld { .. })) => break,
+            PacketKind::Message if matches!(Message::from_body(&packet.body), Ok(Message::ShipMore { .. })) => break,
             _ => {}
         }
     }

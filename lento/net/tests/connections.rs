@@ -59,14 +59,14 @@ async fn connected_by_relay(config: NetConfig) -> (Host, Host, watch::Sender<Lin
 async fn messages_and_requests_go_both_ways_in_order() {
     let (mut a, mut b, to_b, to_a) = connected(NetConfig::default()).await;
     for n in 0..100 {
-        let message = |n| Message::TooOld { fileset: FileSetId::from_bytes([n; 16]) };
+        let message = |n| Message::ShipMore { fileset: FileSetId::from_bytes([n; 16]) };
         to_b.send(&message(n)).expect("it is up");
         to_a.send(&message(n)).expect("it is up");
     }
     for n in 0..100 {
         for host in [&mut a, &mut b] {
             match host.event().await {
-                NetEvent::Message { message: Message::TooOld { fileset }, .. } => {
+                NetEvent::Message { message: Message::ShipMore { fileset }, .. } => {
                     assert_eq!(fileset, FileSetId::from_bytes([n; 16]));
                 }
                 other => panic!("unexpected {other:?}"),
@@ -160,7 +160,7 @@ async fn who_calls_again_lost_the_connection_before() {
 #[tokio::test]
 async fn a_shutdown_is_told_to_the_other() {
     let (mut a, b, _, to_a) = connected(NetConfig::default()).await;
-    to_a.send(&Message::TooOld { fileset: FileSetId::from_bytes([1; 16]) }).expect("it is up");
+    to_a.send(&Message::ShipMore { fileset: FileSetId::from_bytes([1; 16]) }).expect("it is up");
     soon("the end", b.network.shutdown()).await;
     assert!(matches!(a.event().await, NetEvent::Message { .. }), "what was queued is still sent");
     assert_eq!(a.down().await, DownReason::Closed);

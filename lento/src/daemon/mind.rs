@@ -201,6 +201,10 @@ impl Mind {
     fn take_opened(&mut self, opened: Opened) {
         let Opened { config, result, answers } = opened;
         let id = config.id;
+        if answers.is_none() && !self.filesets.contains_key(&id) {
+            // It was taken out meanwhile: removed, or its index is being made anew.
+            return;
+        }
         match result {
             Ok(open) => {
                 let (mount_now, copying) = (config.mounted, config.copying);

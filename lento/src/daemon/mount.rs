@@ -97,8 +97,9 @@ impl Mount {
     }
 
     async fn start(&self, inputs: &mpsc::Sender<Input>, stopped: &mut watch::Receiver<bool>) -> anyhow::Result<String> {
-        if self.bottom.get().is_none() {
-            self.detach().await;
+        if self.bottom.get().is_none() && is_dead_mount(&self.config.mount) {
+            // It is found beneath the dead mount meanwhile.
+            return Ok("presto died before the store was open".into());
         }
         if !is_dead_mount(&self.config.mount) {
             std::fs::create_dir_all(&self.config.mount)?;
@@ -210,7 +211,7 @@ pub(super) fn detach_dead(dir: &Path) {
 
 /// Whether a directory is a FUSE mount that nobody serves. Its attributes may be cached; figures of the file system
 /// never are.
-fn is_dead_mount(dir: &Path) -> bool {
+pub(super) fn is_dead_mount(dir: &Path) -> bool {
     matches!(nix::sys::statfs::statfs(dir), Err(nix::Error::ENOTCONN))
 }
 

@@ -146,7 +146,7 @@ impl Mind {
         }
         let inputs = self.inputs.clone();
         tokio::spawn(async move {
-            let reached = super::control::wait::everywhere(&inputs, fileset);
+            let reached = super::control::wait::everything(&inputs, fileset);
             tokio::select! {
                 () = reached => answer(responder, &Reply::Done),
                 () = responder.cancelled() => {}

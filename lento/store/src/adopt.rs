@@ -1,6 +1,7 @@
 //! How a store begins and ends: adoption of a directory, a new replica, opening, rebuilding, removal.
 
 use crate::bottom::{Bottom, attr_of};
+use crate::copying::UNSYNCED;
 use crate::error::StoreError;
 use crate::identity::{CommittedVersion, Identity};
 use crate::index::{Index, KnownVersion, Row};
@@ -105,21 +106,24 @@ impl Store {
         Ok(store)
     }
 
-    /// Makes the index anew from the identities in the store and from the logs, and mends identities that are missing
-    /// or not unique. What the core saved is kept if the old index can still be read; how far peers' records were
-    /// applied is forgotten: a comparison must follow.
+    /// Makes the index anew from the identities in the store and from this host's log, and mends identities that are
+    /// missing or not unique. What the core saved is kept if the old index can still be read; how far peers' records
+    /// were applied is forgotten, and those that were kept for other peers go: all peers must compare.
     pub fn rebuild(
         bottom: Arc<Bottom>,
         config: StoreConfig,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Self, Rebuilt), StoreError> {
         let old = Index::open(&config.index, config.fileset, config.host, false);
-        let state = old.and_then(|old| old.meta(STATE)).ok().flatten();
+        let (state, unsynced) = old.and_then(|old| Ok((old.meta(STATE)?, old.meta(UNSYNCED)?))).unwrap_or_default();
         let path = suffixed(&config.index, ".new");
         remove_index(&path)?;
         let index = Index::open(&path, config.fileset, config.host, true)?;
         if let Some(state) = state {
             index.set_meta(STATE, &state)?;
+        }
+        if let Some(unsynced) = unsynced {
+            index.set_meta(UNSYNCED, &unsynced)?;
         }
         let mut filler = Filler::begin(&bottom, &index, &config)?;
         let rebuilt = filler.refill(progress)?;
@@ -128,7 +132,10 @@ impl Store {
         remove_index(&config.index)?;
         std::fs::rename(&path, &config.index).map_err(StoreError::io("putting the new index into place"))?;
         let store = Self::open(bottom, config)?;
+        store.drop_received()?;
         store.absorb_anew()?;
+        // How much of the tree was durable is not known any more: now all of it is.
+        store.sync()?;
         Ok((store, rebuilt))
     }
 

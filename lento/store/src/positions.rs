@@ -1,14 +1,16 @@
 //! How far the history was applied and is durable, what is kept of it for others, and what the core saved.
 
-use crate::absorb::Extents;
 use crate::adopt::STATE;
+use crate::bottom::{c_name, open_dir};
 use crate::copying::UNSYNCED;
 use crate::error::StoreError;
 use crate::history::{log_of, open_log};
-use crate::store::{ABSORBED, ABSORBED_EPOCH, Store, Writer, lock};
-use modlog::ReadResult;
+use crate::store::{ABSORBED, ABSORBED_EPOCH, Store, lock};
+use crate::walk::remove_below;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use protocol::{HostId, Position, Record};
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
 /// In `meta`, each with its epoch: what was trimmed; and what was not kept of received records.
@@ -155,7 +157,7 @@ impl Store {
         log.flush().map_err(failed)
     }
 
-    /// After the index was made anew: reads the whole of each log that there is.
+    /// After the index was made anew: reads the whole of this host's own log.
     pub(crate) fn absorb_anew(&self) -> Result<(), StoreError> {
         let mut writer = lock(&self.writer);
         let host = self.config.host;
@@ -176,37 +178,21 @@ impl Store {
                 Some(first) => raise(index, TRIMMED, Position::new(first.epoch, before)),
                 None => Ok(()),
             }
-        })?;
-        self.read_received(&writer)
+        })
     }
 
-    /// Enters the epochs of the received logs; what precedes the latest beginning of one of them is not kept.
-    fn read_received(&self, writer: &Writer) -> Result<(), StoreError> {
-        let what = || StoreError::io("reading .intermezzo");
-        for entry in self.bottom.read_dir(self.bottom.private()).map_err(what())? {
-            let Some(host) = log_of(&entry.map_err(what())?.name) else { continue };
-            let mut log = modlog::Reader::open(open_log(&self.bottom, Some(host))?);
-            let failed = |why: modlog::LogError| StoreError::Log { host, why: why.to_string() };
-            let Some(first) = log.first_available().map_err(failed)? else { continue };
-            let mut extents = Extents::default();
-            let mut after = first.saturating_sub(1);
-            let mut begin = None;
-            loop {
-                match log.read(after, 4096, 4 << 20).map_err(failed)? {
-                    ReadResult::TooOld { first_available } => after = first_available - 1,
-                    ReadResult::Entries(entries) => {
-                        let Some(last) = entries.last() else { break };
-                        after = last.record.number;
-                        let at = entries[0].record.position();
-                        begin.get_or_insert(Position::new(at.epoch, at.number.saturating_sub(1)));
-                        entries.iter().for_each(|entry| extents.add(entry.record.position()));
-                    }
-                }
+    /// Takes away what was kept of peers' records: which versions of contents they tell of went with the index, and a
+    /// peer that was shipped them would ask for newer contents than this host knows to have. All peers compare.
+    pub(crate) fn drop_received(&self) -> Result<(), StoreError> {
+        let what = || StoreError::io("removing logs of received records");
+        let private = self.bottom.private();
+        for entry in self.bottom.read_dir(private).map_err(what())? {
+            let name = entry.map_err(what())?.name;
+            if log_of(&name).is_some() {
+                let c_name = c_name(&name);
+                remove_below(open_dir(private, &c_name).map_err(what())?.as_fd()).map_err(what())?;
+                unlinkat(private, &*c_name, UnlinkatFlags::RemoveDir).map_err(|e| what()(e.into()))?;
             }
-            writer.index.transaction(false, |index| {
-                extents.write(index, host)?;
-                raise(index, NOT_KEPT, begin.unwrap_or_default())
-            })?;
         }
         Ok(())
     }

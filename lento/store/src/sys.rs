@@ -61,6 +61,20 @@ pub(crate) fn open_handle(mount: BorrowedFd<'_>, handle: Handle, flags: OFlag) -
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A copy of the mount in which `dir` lies, from there on, without what is mounted inside.
+pub(crate) fn clone_mount(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// Of `<linux/mount.h>`; with `O_CLOEXEC` and `AT_EMPTY_PATH` as elsewhere.
+    const OPEN_TREE_CLONE: libc::c_int = 1;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC | libc::AT_EMPTY_PATH;
+    // SAFETY: the path is an empty C string.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), c"".as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call returned a new descriptor that nobody else owns; descriptors fit an int.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// The path below `/proc/self/fd` by which calls without an `AT_EMPTY_PATH` form reach the object of an `O_PATH`
 /// descriptor: a magic link, which leads to just that object, a symbolic link included.
 fn proc_path(fd: RawFd) -> CString {

@@ -2,11 +2,13 @@
 
 mod cred;
 mod handle;
+mod mount;
 mod stat;
 mod xattr;
 
 pub(crate) use cred::{As, Umask, as_caller, prepare_process, set_fsetid, without_fsetid};
 pub(crate) use handle::Bottom;
+pub(crate) use mount::{FuseMount, NODEV, NOEXEC, NOSUID, Place, RDONLY};
 pub(crate) use stat::{Stat, chmod, now, set_times, stat_at, stat_fd};
 pub(crate) use xattr::{XattrTarget, get_xattr, list_xattrs, remove_xattr, set_xattr};
 

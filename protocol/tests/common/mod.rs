@@ -247,7 +247,7 @@ pub fn message() -> impl Strategy<Value = Message> {
         state().prop_map(Message::State),
         Just(Message::Heartbeat),
         shipment.prop_map(Message::Shipment),
-        fileset().prop_map(|fileset| Message::TooOld { fileset }),
+        (fileset(), position(), position()).prop_map(|(fileset, after, tail)| Message::TooOld { fileset, after, tail }),
         (fileset(), position(), position()).prop_map(|(fileset, applied, durable)| Message::Applied {
             fileset,
             applied,

@@ -30,6 +30,8 @@ pub(crate) struct Host {
     pub fuzzy_until: Position,
     /// The time for which a tick is scheduled.
     pub tick_at: Option<u64>,
+    /// When the last downcall arrives.
+    pub downcall_at: u64,
 }
 
 impl Host {
@@ -44,6 +46,7 @@ impl Host {
             presto: Presto { up: true, ..Presto::default() },
             fuzzy_until: Position::START,
             tick_at: None,
+            downcall_at: 0,
         }
     }
 
@@ -63,6 +66,17 @@ impl Host {
         self.presto.asked = false;
         self.presto.armed = None;
         PrestoEvent::Up { permit: self.presto.permit, lost_after: self.presto.lost_after }
+    }
+
+    /// `lento fsck --rebuild`: Presto ends in order, and of the index is left what can be read from tree and logs.
+    pub(crate) fn rebuild(&mut self) {
+        self.engine = None;
+        self.life += 1;
+        self.presto = Presto { lost_after: self.presto.lost_after, ..Presto::default() };
+        // The tree is ahead of the position that is told from now on.
+        self.fuzzy_until = self.fuzzy_until.max(self.model.history_end(self.id));
+        self.model.forget_index(self.id);
+        self.saved.forget_index(self.id);
     }
 
     /// Power goes: all that was not synced with it.

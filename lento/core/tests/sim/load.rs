@@ -103,6 +103,15 @@ impl World {
             self.schedule(pause, Due::StartLento { host });
             self.schedule(pause + 5, Due::StartPresto { host });
         }
+        if self.rng.below(1000) < faults.rebuild && self.hosts[host].engine.is_some() && self.hosts[host].presto.up {
+            self.count("index made anew");
+            self.hosts[host].rebuild();
+            // It ends with a sync.
+            self.sync(host);
+            self.hang_up(host);
+            self.schedule(pause, Due::StartLento { host });
+            self.schedule(pause + 5, Due::StartPresto { host });
+        }
         if self.rng.below(1000) < faults.overflow {
             self.count("log overflowed");
             // The holder may forget what replicators lack; a replicator what the holder lacks, if it owns the permit.

@@ -21,9 +21,10 @@ pub(crate) const BUSY_MS: u64 = 20_000;
 /// By then all must be at rest.
 const REST_MS: u64 = BUSY_MS + 60_000;
 
-const CALM: Faults = Faults { cut: 0, kill_lento: 0, kill_presto: 0, power: 0, overflow: 0 };
-const STORMY: Faults = Faults { cut: 8, kill_lento: 4, kill_presto: 4, power: 0, overflow: 3 };
-const POWER: Faults = Faults { cut: 4, kill_lento: 2, kill_presto: 2, power: 3, overflow: 1 };
+const CALM: Faults = Faults { cut: 0, kill_lento: 0, kill_presto: 0, power: 0, overflow: 0, rebuild: 0 };
+const STORMY: Faults = Faults { cut: 8, kill_lento: 4, kill_presto: 4, power: 0, overflow: 3, rebuild: 2 };
+const POWER: Faults = Faults { cut: 4, kill_lento: 2, kill_presto: 2, power: 3, overflow: 1, rebuild: 0 };
+const REBUILDS: Faults = Faults { cut: 2, kill_lento: 1, kill_presto: 1, power: 0, overflow: 0, rebuild: 6 };
 
 fn run(seed: u64, hosts: usize, faults: Faults) -> World {
     let mut world = World::new(seed, hosts, faults);
@@ -79,6 +80,14 @@ fn nothing_is_lost_in_cuts_and_crashes_of_two_hosts() {
 fn nothing_is_lost_in_cuts_and_crashes_of_five_hosts() {
     let worlds = run_seeds("stormy", 15, 5, STORMY);
     assert_happened(&worlds, &["cuts", "Lento killed", "Presto killed", "log overflowed", "comparisons"]);
+}
+
+#[test]
+fn indexes_made_anew_on_either_side_keep_nobody_waiting() {
+    let worlds = run_seeds("rebuilds", 40, 2, REBUILDS);
+    assert_happened(&worlds, &["index made anew", "comparisons"]);
+    let worlds = run_seeds("rebuilds", 15, 4, REBUILDS);
+    assert_happened(&worlds, &["index made anew", "comparisons"]);
 }
 
 #[test]

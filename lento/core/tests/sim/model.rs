@@ -46,6 +46,25 @@ impl Model {
         self.applied.values().copied().fold(self.tail(me), Position::max)
     }
 
+    /// What only the index knew goes: where peers stood, and the versions that they stored.
+    pub(crate) fn forget_index(&mut self, me: HostId) {
+        self.applied.clear();
+        self.staged.clear();
+        self.unavailable.clear();
+        self.as_of.clear();
+        // What others wrote is not kept for anybody any more: all compare.
+        self.logs.retain(|host, _| *host == me);
+        let before = |record: &Record| Position::new(record.epoch, record.number - 1);
+        self.trimmed = self.logs.values().filter_map(|log| log.first().map(before)).max().unwrap_or_default();
+        for record in self.logs.get(&me).into_iter().flatten() {
+            if let Op::Store { id, .. } = &record.op
+                && self.tree.contains_key(id)
+            {
+                self.as_of.insert(*id, record.position());
+            }
+        }
+    }
+
     /// An application's operation: its record and its effect.
     pub(crate) fn write(&mut self, me: HostId, epoch: u64, op: Op, token: u64) -> Position {
         self.last_number += 1;

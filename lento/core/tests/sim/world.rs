@@ -16,6 +16,8 @@ pub(crate) struct Faults {
     pub power: u64,
     /// The holder's log forgets what replicators that are away have not seen.
     pub overflow: u64,
+    /// The index of a host is made anew: `lento fsck --rebuild`.
+    pub rebuild: u64,
 }
 
 /// Something that will happen.
@@ -238,7 +240,10 @@ impl World {
                 self.send_reply(host, self.index(to), Event::PermitGranted { from, fileset, ask, epoch, after });
             }
             Action::Downcall { downcall, .. } => {
-                let delay = self.rng.below(3);
+                // One channel, which keeps order.
+                let last = &mut self.hosts[host].downcall_at;
+                *last = (self.now_ms + self.rng.below(3)).max(*last);
+                let delay = *last - self.now_ms;
                 self.schedule(delay, Due::Downcall { host, downcall });
             }
             Action::Save { saved, .. } => self.hosts[host].saved = saved,

@@ -3,6 +3,7 @@
 use crate::daemon::error::{failed, hinted};
 use crate::daemon::files::FileSetConfig;
 use crate::daemon::input::{Answers, Input, OpenStore, Opened, Then};
+use crate::daemon::mount::{detach_dead, is_dead_mount};
 use lento_cli::control::{ControlEvent, Failure};
 use lento_core::Saved;
 use lento_store::{Bottom, Store, StoreConfig, StoreError};
@@ -76,12 +77,28 @@ fn reopen(home: &Path, host: HostId, config: &FileSetConfig, bottom: OwnedFd) ->
     ready(open().map_err(failed)?, None)
 }
 
-/// Opens the store at its path, for a daemon that starts. A dead mount that covers it is taken away first.
+/// Opens the native directory of a file set, which a mount may cover that nobody serves. The mount stays, so that
+/// programs do not reach what it covers, if there is another way.
+pub(super) fn open_beneath(config: &FileSetConfig) -> Result<OwnedFd, Failure> {
+    if !config.mounted {
+        detach_dead(&config.mount);
+    }
+    if is_dead_mount(&config.store) {
+        match lento_store::open_covered(&config.store) {
+            Ok(bottom) => return Ok(bottom),
+            Err(why) => tracing::warn!(fileset = %config.name, %why,
+                "no way beneath a dead mount: it is taken away, and the store is bare until it is mounted again"),
+        }
+        detach_dead(&config.mount);
+    }
+    open_directory(&config.store)
+}
+
+/// Opens the store at its path, for a daemon that starts.
 pub(in crate::daemon) fn open_from_path(home: &Path, host: HostId, config: FileSetConfig, inputs: mpsc::Sender<Input>) {
     let home = home.to_owned();
     tokio::task::spawn_blocking(move || {
-        crate::daemon::mount::detach_dead(&config.mount);
-        let result = open_directory(&config.store).and_then(|bottom| reopen(&home, host, &config, bottom));
+        let result = open_beneath(&config).and_then(|bottom| reopen(&home, host, &config, bottom));
         let _ = inputs.blocking_send(Input::Opened(Box::new(Opened { config, result, answers: None })));
     });
 }

@@ -1,6 +1,6 @@
 //! `lento fsck --rebuild`: the object database made anew from the store.
 
-use super::open::{open_directory, store_config};
+use super::open::{open_beneath, store_config};
 use super::remove::close;
 use super::{conclude, end};
 use crate::daemon::error::{failed, no_fileset};
@@ -22,7 +22,8 @@ impl Mind {
         if !rebuild {
             return self.check(id, name.clone(), answers);
         }
-        let open = self.store(id).is_some();
+        let peers: Vec<_> = self.engine.status(id).into_iter().flat_map(|s| s.links).map(|link| link.peer).collect();
+        let connections: Vec<_> = peers.into_iter().filter_map(|peer| self.network.connection(peer)).collect();
         let remount = self.filesets.get(&id).is_some_and(|set| set.config.mounted);
         let unmounted = self.stop_mount(id);
         let (home, host, inputs, name) = (self.home.clone(), self.identity.host, self.inputs.clone(), name.clone());
@@ -32,9 +33,9 @@ impl Mind {
                 if let Some(gone) = unmounted? {
                     gone.await.map_err(failed)?.map_err(failed)?;
                 }
-                if open {
-                    drop(close(&inputs, id).await?);
-                }
+                drop(close(&inputs, id).await?);
+                // What was asked and told on these is forgotten here: both sides begin anew, as after a restart.
+                connections.iter().for_each(lento_net::Connection::close);
                 let (progress, mut config2) = (answers.clone(), config.clone());
                 config2.mounted = remount;
                 let rebuilding = config2.clone();
@@ -75,7 +76,7 @@ fn rebuild_store(
     config: &crate::daemon::files::FileSetConfig,
     answers: &Answers,
 ) -> Result<(crate::daemon::input::OpenStore, String), Failure> {
-    let bottom = Arc::new(Bottom::new(open_directory(&config.store)?).map_err(failed)?);
+    let bottom = Arc::new(Bottom::new(open_beneath(config)?).map_err(failed)?);
     let mut pace = Pace::new("rebuilding");
     let mut done = 0;
     let mut tell = |objects| {
@@ -85,11 +86,9 @@ fn rebuild_store(
     let (store, rebuilt) = Store::rebuild(bottom, store_config(&home, host, config), &mut tell).map_err(failed)?;
     pace.end(answers, done);
     let mut open = super::open::ready(store, None)?;
-    // What the index said of the other copy is gone: the trees are compared.
-    open.saved.in_step = None;
-    if open.saved.holder == host {
-        open.saved.incarnation += 1;
-    }
+    open.saved.forget_index(host);
+    let state = open.saved.to_bytes().map_err(failed)?;
+    open.store.save_state(&state).map_err(failed)?;
     let text = format!(
         "{} objects; {} had no identity and got one, {} had that of another object and got a new one",
         rebuilt.objects, rebuilt.nameless, rebuilt.duplicates

@@ -116,7 +116,8 @@ impl Removal {
             self.mount_again(inputs).await;
             return Err(failure);
         }
-        let store = close(inputs, self.id).await?;
+        let store = close(inputs, self.id).await?.ok_or_else(|| failed("its store is not open"))?;
+        forget(inputs).await?;
         let home = self.home.clone();
         tokio::task::spawn_blocking(move || strip(&store, &home)).await.map_err(failed)??;
         let Self { name, store, .. } = &self;
@@ -231,22 +232,21 @@ fn strip(store: &Store, home: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes a file set out of the daemon; returns its store when nobody else works with it.
-pub(super) async fn close(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Result<Store, Failure> {
+/// Takes a file set out of the daemon, though not out of the list on disk; returns its store, if it was open, when
+/// nobody else works with it.
+pub(super) async fn close(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Result<Option<Store>, Failure> {
     let taken = call(inputs, |reply| {
         Call::Do(Box::new(move |mind: &mut Mind| {
             mind.engine.remove_fileset(id);
             mind.permit_requests.retain(|(fileset, _), _| *fileset != id);
-            let store = mind.filesets.remove(&id).and_then(|set| set.store);
-            let _ = reply.send(store.map(|store| (store, mind.save_filesets())));
+            let _ = reply.send(mind.filesets.remove(&id).and_then(|set| set.store));
         }))
     });
-    let (mut store, saved) = taken.await.flatten().ok_or_else(|| failed("its store is not open"))?;
-    saved?;
+    let Some(mut store) = taken.await.flatten() else { return Ok(None) };
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         store = match Arc::try_unwrap(store) {
-            Ok(store) => return Ok(store),
+            Ok(store) => return Ok(Some(store)),
             Err(shared) if tokio::time::Instant::now() > deadline => {
                 drop(shared);
                 return Err(failed("work in its store does not end: stop the daemon and try again"));
@@ -255,6 +255,12 @@ pub(super) async fn close(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Result
         };
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Keeps the list of file sets without what was closed.
+async fn forget(inputs: &mpsc::Sender<Input>) -> Result<(), Failure> {
+    let kept = call(inputs, |reply| Call::Do(Box::new(move |mind: &mut Mind| drop(reply.send(mind.save_filesets())))));
+    kept.await.unwrap_or_else(|| Err(failed("the daemon is ending")))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::daemon::mind::Mind;
 use crate::daemon::requests::call;
 use lento_cli::control::{Code, ControlEvent, Failure};
 use lento_core::Event;
-use protocol::{FileSetId, FileSetName, Position, Reply, Request};
+use protocol::{FileSetId, FileSetName, HostId, Position, Reply, Request};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -23,8 +23,11 @@ impl Mind {
         let name = name.clone();
         tokio::spawn(async move {
             let waiting = async {
-                everywhere(&inputs, id).await;
-                at_the_holders_replicas(&inputs, id).await;
+                everything(&inputs, id).await;
+                // At a replicator: the holder's other replicas must have it too.
+                for holder in peers(&inputs, id, false).await {
+                    everything_of(&inputs, id, holder).await;
+                }
             };
             let timeout = async {
                 match timeout_ms {
@@ -84,18 +87,34 @@ async fn position_now(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Option<Pos
     Some(if holder { status.history_end.max(tail) } else { tail })
 }
 
-/// At a replicator: the holder's other replicas must have it too.
-async fn at_the_holders_replicas(inputs: &mpsc::Sender<Input>, id: FileSetId) {
+/// Returns when all peers of this host have what it has now and, if it is the holder, what its replicators have.
+pub(in crate::daemon) async fn everything(inputs: &mpsc::Sender<Input>, id: FileSetId) {
+    for replicator in peers(inputs, id, true).await {
+        everything_of(inputs, id, replicator).await;
+    }
+    everywhere(inputs, id).await;
+}
+
+/// The peers of this file set, if this host is its holder or, with `at_holder` false, if it is not.
+async fn peers(inputs: &mpsc::Sender<Input>, id: FileSetId, at_holder: bool) -> Vec<HostId> {
+    let status = call(inputs, |reply| Call::Status { fileset: id, reply }).await.flatten();
+    // Who owns the permit is known to the holder only.
+    let status = status.filter(|status| status.permit.owner.is_some() == at_holder);
+    status.into_iter().flat_map(|status| status.links).map(|link| link.peer).collect()
+}
+
+/// Returns when all peers of `peer` have what it has now, or when it is no peer any more.
+async fn everything_of(inputs: &mpsc::Sender<Input>, id: FileSetId, peer: HostId) {
     loop {
-        let holder = call(inputs, |reply| {
+        let connection = call(inputs, |reply| {
             Call::Do(Box::new(move |mind: &mut Mind| {
                 let status = mind.engine.status(id);
-                let holder = status.map(|status| status.holder).filter(|holder| *holder != mind.identity.host);
-                let _ = reply.send(holder.map(|holder| mind.network.connection(holder)));
+                let shares = status.is_some_and(|status| status.links.iter().any(|link| link.peer == peer));
+                let _ = reply.send(shares.then(|| mind.network.connection(peer)));
             }))
         });
-        match holder.await {
-            // This host is the holder, or is ending.
+        match connection.await {
+            // It was removed, or this host is ending.
             None | Some(None) => return,
             Some(Some(Some(connection))) => {
                 if let Ok(mut session) = connection.request(&Request::Wait { fileset: id })
