@@ -184,19 +184,25 @@ impl Mind {
 
     fn trim(&mut self, fileset: FileSetId, upto: Position) {
         let Some(store) = self.store(fileset) else { return };
-        let presto = self.presto(fileset).map(|presto| presto.downcalls.clone());
+        let inputs = self.inputs.clone();
         tokio::task::spawn_blocking(move || match store.trim(upto) {
             Ok(Some(own)) => {
-                if let Some(presto) = presto {
-                    if store.config().on_demand {
-                        let _ = presto.blocking_send(Downcall::Reintegrated { upto: own });
-                    }
-                    let _ = presto.blocking_send(Downcall::Trim { upto: own });
-                }
+                let trimmed = Call::Do(Box::new(move |mind: &mut Mind| mind.trimmed(fileset, own)));
+                let _ = inputs.blocking_send(Input::Call(trimmed));
             }
             Ok(None) => {}
             Err(why) => tracing::warn!(%fileset, %why, "received records cannot be trimmed"),
         });
+    }
+
+    /// All peers have this host's own log durably up to `own`.
+    fn trimmed(&mut self, fileset: FileSetId, own: u64) {
+        let Some(set) = self.filesets.get_mut(&fileset) else { return };
+        if set.config.client.is_some() {
+            set.reintegrated = set.reintegrated.max(own);
+            self.downcall(fileset, Downcall::Reintegrated { upto: own });
+        }
+        self.downcall(fileset, Downcall::Trim { upto: own });
     }
 
     fn commit(&mut self, fileset: FileSetId, from: HostId, shipments: Vec<Shipment>) {

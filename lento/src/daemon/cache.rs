@@ -3,6 +3,7 @@
 use super::input::{Call, Input};
 use super::mind::Mind;
 use protocol::{Downcall, FileSetId, Handle};
+use tokio::sync::oneshot;
 
 /// Files named to Presto at once.
 const CANDIDATES: usize = 1024;
@@ -35,7 +36,7 @@ impl Mind {
             let evict = Call::Do(Box::new(move |mind: &mut Mind| {
                 let nothing = found.is_empty();
                 if !nothing {
-                    mind.downcall(fileset, Downcall::Evict { objects: found });
+                    mind.evict(fileset, found, None);
                 } else if let Some(set) = mind.filesets.get_mut(&fileset) {
                     set.evicting = false;
                 }
@@ -44,18 +45,36 @@ impl Mind {
         });
     }
 
+    /// Asks Presto to let contents go; how many went, and how many it needs, is told.
+    pub(super) fn evict(
+        &mut self,
+        fileset: FileSetId,
+        objects: Vec<Handle>,
+        reply: Option<oneshot::Sender<(usize, usize)>>,
+    ) {
+        if let Some(set) = self.filesets.get_mut(&fileset).filter(|set| set.presto.is_some()) {
+            set.evictions.push_back(reply);
+            self.downcall(fileset, Downcall::Evict { objects });
+        }
+    }
+
     /// Presto has marked contents as absent, or needs them.
     pub(super) fn evicted(&mut self, fileset: FileSetId, evicted: Vec<Handle>, kept: Vec<Handle>) {
         let Some(store) = self.store(fileset) else { return };
+        let reply = self.filesets.get_mut(&fileset).and_then(|set| set.evictions.pop_front()).flatten();
         let inputs = self.inputs.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(why) = store.drop_contents(&evicted).and_then(|()| store.warm(&kept)) {
                 tracing::error!(%fileset, %why, "the cache could not be made smaller");
             }
             tracing::debug!(%fileset, evicted = evicted.len(), kept = kept.len(), "evicted");
+            let by_itself = reply.is_none();
+            if let Some(reply) = reply {
+                let _ = reply.send((evicted.len(), kept.len()));
+            }
             let done = Call::Do(Box::new(move |mind: &mut Mind| {
                 let Some(set) = mind.filesets.get_mut(&fileset) else { return };
-                set.evicting = false;
+                set.evicting &= !by_itself;
                 // What was kept once goes the next time, unless it was used again.
                 mind.bound_cache(fileset);
             }));

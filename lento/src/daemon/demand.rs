@@ -44,6 +44,8 @@ pub(super) struct Demands {
     /// Being fetched.
     under_way: BTreeSet<Handle>,
     walks: Arc<Walks>,
+    /// Objects that programs waited for.
+    pub(super) misses: u64,
 }
 
 impl Demands {
@@ -67,7 +69,7 @@ impl Mind {
         let Some(set) = self.filesets.get_mut(&fileset) else { return };
         // The answer that is on its way is for who asks again, too.
         if !set.demands.under_way.contains(&object) {
-            set.demands.waiting.insert(object);
+            set.demands.misses += u64::from(set.demands.waiting.insert(object));
         }
         self.fetch_wanted(fileset);
     }

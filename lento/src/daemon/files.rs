@@ -4,7 +4,7 @@ use anyhow::Context;
 use lento_cli::control::WaitPolicy;
 use protocol::{Access, FileSetId, FileSetName, HostName, Role};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -49,6 +49,9 @@ pub(super) struct FileSetConfig {
     /// At the holder: hosts that were invited to it.
     #[serde(default)]
     pub(super) invited: BTreeMap<HostName, Invited>,
+    /// At the holder: hosts that are clients of it.
+    #[serde(default)]
+    pub(super) clients: BTreeSet<HostName>,
     /// On a client: how it caches; the store is its cache.
     #[serde(default)]
     pub(super) client: Option<Client>,
@@ -143,6 +146,7 @@ mod tests {
                 "b".parse().expect("legal"),
                 Invited { role: Role::Replicator, access: Access::ReadWrite },
             )]),
+            clients: BTreeSet::from(["c".parse().expect("legal")]),
             client: Some(Client { cache_bytes: 1 << 30, access: Access::ReadOnly }),
         };
         store(home.path(), vec![config.clone()]).expect("written");

@@ -33,8 +33,12 @@ pub(super) struct FileSet {
     pub(super) measuring_log: bool,
     /// Whoever waits for Presto to have its log durable.
     pub(super) flushing: VecDeque<oneshot::Sender<Option<u64>>>,
+    /// On a client: how far its own log is reintegrated.
+    pub(super) reintegrated: u64,
     /// On a client: whether contents are being let go.
     pub(super) evicting: bool,
+    /// On a client: who waits for what Presto says of an eviction, in the order in which they were asked for.
+    pub(super) evictions: VecDeque<Option<oneshot::Sender<(usize, usize)>>>,
     /// On a client: what programs wait for.
     pub(super) demands: Demands,
     /// Commits that wait until the kernel has forgotten what they changed.
@@ -115,7 +119,9 @@ impl FileSet {
             last_error: None,
             measuring_log: false,
             flushing: VecDeque::new(),
+            reintegrated: 0,
             evicting: false,
+            evictions: VecDeque::new(),
             demands: Demands::default(),
             forgetting: Arc::default(),
         }
@@ -125,6 +131,7 @@ impl FileSet {
     pub(super) fn lose_presto(&mut self) {
         self.presto = None;
         self.evicting = false;
+        self.evictions.clear();
         self.demands.begin_anew();
         self.forgetting.end_all();
         for reply in self.flushing.drain(..) {

@@ -104,7 +104,9 @@ impl Mind {
             self.perform(action);
         }
         if !self.waiters.is_empty() {
-            self.waiters.settle(|fileset| self.engine.status(fileset));
+            let mut waiters = std::mem::take(&mut self.waiters);
+            waiters.settle(|fileset| self.engine.status(fileset), |fileset, peer| self.is_client(fileset, peer));
+            self.waiters = waiters;
         }
     }
 
@@ -307,6 +309,11 @@ impl Mind {
         set.lose_presto();
         set.presto = Some(Presto { connection, downcalls });
         set.mount.pid = Some(pid);
+        if set.reintegrated > 0 {
+            let upto = set.reintegrated;
+            self.downcall(fileset, Downcall::Reintegrated { upto });
+        }
+        let Some(set) = self.filesets.get_mut(&fileset) else { return };
         if set.store.is_none() {
             // The daemon was started anew over a living mount: only Presto can reach the bottom.
             let config = set.config.clone();

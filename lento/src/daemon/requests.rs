@@ -121,6 +121,11 @@ impl Mind {
         self.filesets.get(&fileset).filter(|_| holder)?.config.invited.get(&name).copied()
     }
 
+    /// Whether `host` only caches a file set that this host holds.
+    pub(super) fn is_client(&self, fileset: FileSetId, host: HostId) -> bool {
+        self.filesets.get(&fileset).is_some_and(|set| set.config.clients.contains(&self.host_name(host)))
+    }
+
     /// Whether `host` is a peer of this file set.
     fn shares(&self, host: HostId, fileset: FileSetId) -> bool {
         self.engine.status(fileset).is_some_and(|status| status.links.iter().any(|link| link.peer == host))
@@ -134,6 +139,16 @@ impl Mind {
             tracing::warn!(%host, %name, ?role, "a host asked for what it was not invited to");
             return refuse(responder, Refusal::Denied);
         };
+        let name = self.host_name(host);
+        if let Some(set) = self.filesets.get_mut(&fileset) {
+            match role {
+                Role::Client => drop(set.config.clients.insert(name)),
+                Role::Replicator => drop(set.config.clients.remove(&name)),
+            }
+        }
+        if let Err(failure) = self.save_filesets() {
+            return refuse(responder, Refusal::Failed(failure.message));
+        }
         self.tell(Event::ReplicatorAdded { host, fileset });
         self.keep_received(fileset);
         answer(responder, &Reply::Replicating { fileset, access });

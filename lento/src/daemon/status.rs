@@ -3,8 +3,8 @@
 use super::fileset::FileSet;
 use super::mind::Mind;
 use lento_cli::control::{
-    FileSetStatus, HostStatus, Lag, MountState, MountStatus, PeerStatus, PermitStatus, ReplicaState, ReplicaStatus,
-    Role, Trouble,
+    CacheStatus, FileSetStatus, HostStatus, Lag, MountState, MountStatus, PeerStatus, PermitStatus, ReplicaState,
+    ReplicaStatus, Role, Trouble,
 };
 use lento_core::LinkStatus;
 use protocol::{HostId, HostName, Position};
@@ -67,7 +67,12 @@ impl Mind {
         FileSetStatus {
             name: set.config.name.clone(),
             id: set.config.id,
-            role: if holder == me { Role::Holder } else { Role::Replicator },
+            role: match set.config.client {
+                Some(_) => Role::Client,
+                None if holder == me => Role::Holder,
+                None => Role::Replicator,
+            },
+            cache: cache(set, replicas.first()),
             holder: self.host_name(holder),
             state: worst(replicas.iter().map(|replica| replica.state)),
             store: set.config.store.as_path().into(),
@@ -132,6 +137,20 @@ impl Mind {
             seconds: pending.oldest.map_or(0.0, age),
         })
     }
+}
+
+fn cache(set: &FileSet, holder: Option<&ReplicaStatus>) -> Option<CacheStatus> {
+    let (client, store) = (set.config.client?, set.store.as_ref()?);
+    let used = store.cache_use().ok()?;
+    Some(CacheStatus {
+        files: used.files,
+        bytes: used.bytes,
+        bound: client.cache_bytes,
+        pinned: used.pinned,
+        unsent: holder.map_or(0, |holder| holder.lag.records),
+        misses: set.demands.misses,
+        read_only: client.access == protocol::Access::ReadOnly,
+    })
 }
 
 fn age(time: protocol::Timestamp) -> f64 {

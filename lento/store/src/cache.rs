@@ -5,8 +5,9 @@ use crate::error::StoreError;
 use crate::index::Index;
 use crate::store::{Store, lock};
 use crate::sys;
-use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, OFlag, fallocate};
 use protocol::{Handle, Kind, ObjectId};
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
@@ -73,16 +74,20 @@ impl Store {
     /// Gives back the room of contents that Presto has marked as absent.
     pub fn drop_contents(&self, handles: &[Handle]) -> Result<(), StoreError> {
         let what = "giving back the room of a content";
+        // The marks are on the disk before the contents go.
+        self.bottom.sync().map_err(StoreError::io(what))?;
         let writer = lock(&self.writer);
         for handle in handles {
             let Ok(fd) = self.bottom.open(*handle, OFlag::O_RDWR) else { continue };
+            // One that is being filled, or emptied, is let be.
+            let Ok(fd) = Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock) else { continue };
             let attr = self.bottom.attr(fd.as_fd()).map_err(StoreError::io(what))?;
             if attr.kind != Kind::File || !self.bottom.is_absent(fd.as_fd()).map_err(StoreError::io(what))? {
                 continue;
             }
             let length = i64::try_from(attr.size).unwrap_or(i64::MAX);
             let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            match fallocate(&fd, flags, 0, length.max(1)) {
+            match fallocate(&*fd, flags, 0, length.max(1)) {
                 // ext2 and ext3 cannot.
                 Err(nix::Error::EOPNOTSUPP) => set_size(fd.as_fd(), 0).and_then(|()| set_size(fd.as_fd(), attr.size)),
                 other => other.map_err(Into::into),

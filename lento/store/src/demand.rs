@@ -10,11 +10,12 @@ use crate::index::Row;
 use crate::staged::{Staged, StagedFile};
 use crate::store::{Asked, Store, Writer, lock};
 use crate::sys;
-use nix::fcntl::OFlag;
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use protocol::{Handle, Kind, Name, ObjectId, Position, Shipment};
 use std::collections::hash_map::Entry;
 use std::ffi::CStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -72,7 +73,8 @@ struct Filling<'a> {
     id: ObjectId,
     file: &'a StagedFile,
     row: Row,
-    target: OwnedFd,
+    /// Locked: Presto empties an absent file without asking, under the same lock.
+    target: Flock<File>,
     copied: Result<(), StoreError>,
 }
 
@@ -217,10 +219,11 @@ impl Store {
         }
         match &fillings[..] {
             [] => {}
-            [one] => nix::unistd::fsync(&one.target).map_err(StoreError::io("making a content durable"))?,
+            [one] => nix::unistd::fsync(&*one.target).map_err(StoreError::io("making a content durable"))?,
             _ => self.bottom.sync().map_err(StoreError::io("making contents durable"))?,
         }
         let mut writer = lock(&self.writer);
+        // Each file's lock goes when its mark has gone.
         for filling in fillings {
             let id = filling.id;
             results.push((id, self.end_filling(&mut writer, filling)?));
@@ -229,7 +232,7 @@ impl Store {
     }
 
     /// The file that lacks a content, if it lacks this one.
-    fn prepare_filling(&self, id: ObjectId, as_of: Position) -> Result<Result<(Row, OwnedFd), Filled>, StoreError> {
+    fn prepare_filling(&self, id: ObjectId, as_of: Position) -> Result<Result<(Row, Flock<File>), Filled>, StoreError> {
         let what = || format!("filling in the content of object {id}");
         let Some(row) = self.look_up(|index| index.object(id))? else { return Ok(Err(Filled::Superseded)) };
         let Some(version) = row.version else { return Ok(Err(Filled::Superseded)) };
@@ -237,7 +240,7 @@ impl Store {
             return Ok(Err(Filled::Newer(as_of)));
         }
         let target = match self.bottom.open(row.handle, OFlag::O_RDWR) {
-            Ok(target) => target,
+            Ok(target) => lock_file(target).map_err(StoreError::io(what()))?,
             Err(why) if why.raw_os_error() == Some(libc::ESTALE) => return Ok(Err(Filled::Superseded)),
             Err(why) => return Err(StoreError::io(what())(why)),
         };
@@ -247,7 +250,7 @@ impl Store {
         Ok(Ok((row, target)))
     }
 
-    fn copy_staged(&self, id: ObjectId, file: &StagedFile, row: &Row, target: &OwnedFd) -> Result<(), StoreError> {
+    fn copy_staged(&self, id: ObjectId, file: &StagedFile, row: &Row, target: &File) -> Result<(), StoreError> {
         let what = || format!("filling in the content of object {id}");
         let source = self.bottom.open_at(self.bottom.staging(), &file.name, OFlag::O_RDONLY);
         let source = source.map_err(StoreError::io(what()))?;
@@ -285,4 +288,9 @@ impl Store {
         }
         Ok(Filled::Done(row.handle))
     }
+}
+
+/// Locks an absent file against being emptied by a program meanwhile.
+pub(crate) fn lock_file(file: OwnedFd) -> io::Result<Flock<File>> {
+    Flock::lock(File::from(file), FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }

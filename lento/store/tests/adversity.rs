@@ -132,7 +132,7 @@ fn a_full_disk_stops_a_commit_that_succeeds_when_there_is_room() {
     let root = disk.mnt();
     let store = Store::create(bottom(&root), config(disk.home.path(), 2)).unwrap();
     let index = tempfile::tempdir().unwrap();
-    let replica = Side { home: index, root: root.clone(), store };
+    let replica = Side { home: index, root: root.clone(), store: store.into() };
     let mut source = Source::new(Side::adopt(1, |_| {}));
     source.mkdir("dir");
     source.create("dir/kept", b"kept");
@@ -170,7 +170,7 @@ fn a_disk_without_inodes_is_told_from_one_without_blocks() {
     let root = disk.mnt();
     let store = Store::create(bottom(&root), config(disk.home.path(), 2)).unwrap();
     let index = tempfile::tempdir().unwrap();
-    let replica = Side { home: index, root: root.clone(), store };
+    let replica = Side { home: index, root: root.clone(), store: store.into() };
     let mut source = Source::new(Side::adopt(1, |_| {}));
     source.create("file", b"needs an inode");
     let shipments = source.shipments(Position::START, 4096);
@@ -214,7 +214,7 @@ fn cost_of_8000_files() {
         fs::create_dir(&root).unwrap();
         let root_fd = open_dir(&root);
         let store = Store::create(Bottom::new(root_fd).unwrap().into(), config(Path::new(&base), 2)).unwrap();
-        replica = Side { home: tempfile::tempdir().unwrap(), root, store };
+        replica = Side { home: tempfile::tempdir().unwrap(), root, store: store.into() };
     }
     let staged: Vec<_> = shipments.iter().map(|s| source.stage(&replica, std::slice::from_ref(s))).collect();
     let begin = Instant::now();

@@ -69,7 +69,8 @@ fn copy(source: &Arc<Store>, to: &Arc<Store>) -> Result<(Duration, Duration, usi
     let mut comparer = Comparer::new(to.clone(), ObjectId::ROOT, source.config().host, CompareOptions::default());
     let lister = source.clone();
     let bodies = answer(move |to| {
-        let listed = list(&lister, ObjectId::ROOT, &mut |body| to.send(body).map_err(|_| lento_transfer::Stopped));
+        let listed =
+            list(&lister, ObjectId::ROOT, true, &mut |body| to.send(body).map_err(|_| lento_transfer::Stopped));
         if let Err(why) = listed {
             eprintln!("listing failed: {why}");
         }
@@ -139,7 +140,7 @@ fn small_files(dir: &Path) -> Result<()> {
     let source = Arc::new(Store::adopt(bottom(&from)?, config(dir, 1)?, &mut |_| {})?);
     let started = Instant::now();
     let mut bytes = 0;
-    list(&source, ObjectId::ROOT, &mut |body| {
+    list(&source, ObjectId::ROOT, true, &mut |body| {
         bytes += body.len();
         Ok(())
     })?;

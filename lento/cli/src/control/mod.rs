@@ -18,8 +18,8 @@ pub use line::{LineError, LineReader, decode_request, encode_line, encode_reques
 pub use log_line::{LogLine, LogResult};
 pub use request::{CONTROL_VERSION, ControlRequest, Envelope, MountChoice, UmountTarget, WaitPolicy};
 pub use status::{
-    FileSetStatus, HostStatus, Lag, MountState, MountStatus, PeerStatus, PermitStatus, ReplicaState, ReplicaStatus,
-    Role, Trouble,
+    CacheStatus, FileSetStatus, HostStatus, Lag, MountState, MountStatus, PeerStatus, PermitStatus, ReplicaState,
+    ReplicaStatus, Role, Trouble,
 };
 pub use text::ByteText;
 

@@ -63,6 +63,8 @@ pub enum Role {
     Holder,
     /// Has a replica.
     Replicator,
+    /// Caches what it uses.
+    Client,
 }
 
 /// How a replica stands.
@@ -151,6 +153,25 @@ pub struct MountStatus {
     pub restarts: u64,
 }
 
+/// What a client has of a file set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheStatus {
+    /// Files whose content is here.
+    pub files: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Bytes that it may have.
+    pub bound: u64,
+    /// Objects that are pinned.
+    pub pinned: u64,
+    /// Records of this host that are not at the holder yet.
+    pub unsent: u64,
+    /// Files and directories that programs waited for since the daemon started.
+    pub misses: u64,
+    /// Whether nothing can be changed.
+    pub read_only: bool,
+}
+
 /// A file set on a host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FileSetStatus {
@@ -177,6 +198,8 @@ pub struct FileSetStatus {
     pub objects: u64,
     /// Bytes of the modification log on disk.
     pub log_bytes: u64,
+    /// On a client, its cache.
+    pub cache: Option<CacheStatus>,
     /// Replicas.
     pub replicas: Vec<ReplicaStatus>,
     /// Files kept aside in `.intermezzo/conflicts`.

@@ -99,6 +99,7 @@ fn role(fileset: &FileSetStatus) -> String {
     match fileset.role {
         Role::Holder => "holder".into(),
         Role::Replicator => format!("replica of {}", fileset.holder),
+        Role::Client => format!("client of {}", fileset.holder),
     }
 }
 

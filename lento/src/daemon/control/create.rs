@@ -11,7 +11,7 @@ use lento_cli::control::{ByteText, ControlEvent, Failure, WaitPolicy};
 use lento_core::Saved;
 use lento_store::{Bottom, Store};
 use protocol::{FileSetId, FileSetName, HostId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -60,6 +60,7 @@ impl Mind {
             copying: false,
             wait,
             invited: BTreeMap::new(),
+            clients: BTreeSet::new(),
             client: None,
         })
     }

@@ -234,7 +234,7 @@ mod tests {
     use crate::daemon::files::FileSetConfig;
     use lento_cli::control::WaitPolicy;
     use protocol::{FileSetId, HostId};
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
     use std::path::Path;
 
@@ -258,6 +258,7 @@ mod tests {
             copying: true,
             wait: WaitPolicy::Hard,
             invited: BTreeMap::new(),
+            clients: BTreeSet::new(),
             client: None,
         };
         let make = |home: &Path| make(home, host(2), host(1), &config);

@@ -100,7 +100,14 @@ async fn peers(inputs: &mpsc::Sender<Input>, id: FileSetId, at_holder: bool) -> 
     let status = call(inputs, |reply| Call::Status { fileset: id, reply }).await.flatten();
     // Who owns the permit is known to the holder only.
     let status = status.filter(|status| status.permit.owner.is_some() == at_holder);
-    status.into_iter().flat_map(|status| status.links).map(|link| link.peer).collect()
+    let peers: Vec<HostId> = status.into_iter().flat_map(|status| status.links).map(|link| link.peer).collect();
+    // What a client has written is waited for when it has arrived.
+    let stores = call(inputs, |reply| {
+        Call::Do(Box::new(move |mind: &mut Mind| {
+            let _ = reply.send(peers.into_iter().filter(|peer| !mind.is_client(id, *peer)).collect());
+        }))
+    });
+    stores.await.unwrap_or_default()
 }
 
 /// Returns when all peers of `peer` have what it has now, or when it is no peer any more.
