@@ -7,6 +7,7 @@ pub mod args;
 mod client;
 pub mod control;
 mod generate;
+mod objects;
 mod output;
 mod run;
 

@@ -4,10 +4,11 @@ use crate::{
     args::{Command, CreateArgs, FilesetCommand, RemoveArgs, ReplicateArgs},
     client::{Client, ClientError},
     control::{
-        ByteText, Code, Compared, ControlEvent, ControlRequest, Difference, Failure, MountChoice, UmountTarget,
-        VerifyReport,
+        ByteText, Code, Compared, ControlEvent, ControlRequest, Difference, Failure, MountChoice, ObjectsAction,
+        UmountTarget, VerifyReport,
     },
     generate::generate,
+    objects::Plan,
     output::{self, Screen, report},
 };
 use protocol::FileSetName;
@@ -32,6 +33,12 @@ enum Stop {
 impl From<ClientError> for Stop {
     fn from(why: ClientError) -> Self {
         Self::Client(why)
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(why: Failure) -> Self {
+        Self::Failed(why)
     }
 }
 
@@ -77,6 +84,11 @@ fn dispatch(command: Command, home: &Path) -> Result<Code, Stop> {
             };
             plain(home, &ControlRequest::Mount { name: args.name, dir: absolute(&args.dir)?, choice })
         }
+        Command::Cache(args) => cache(home, args.json),
+        Command::Pin(args) => objects(home, Plan::pin(args, ObjectsAction::Pin)?),
+        Command::Unpin(args) => objects(home, Plan::pin(args, ObjectsAction::Unpin)?),
+        Command::Prefetch(args) => objects(home, Plan::all_below(args, ObjectsAction::Prefetch)),
+        Command::Evict(args) => objects(home, Plan::all_below(args, ObjectsAction::Evict)),
         Command::Umount(args) => plain(home, &ControlRequest::Umount { target: umount_target(&args.target)? }),
         Command::Fsck(args) => plain(home, &ControlRequest::Fsck { name: args.name, rebuild: args.rebuild }),
         Command::Generate(args) => Ok(generate(args.what, &args.dir).map(|()| Code::Ok)?),
@@ -138,6 +150,43 @@ fn replicate(args: ReplicateArgs) -> Result<ControlRequest, Stop> {
     let wait = args.mount.policy();
     let (store, mount) = (absolute(&args.store)?, args.mount.mount.as_deref().map(absolute).transpose()?);
     Ok(ControlRequest::Replicate { name: args.name, store, mount, wait })
+}
+
+fn cache(home: &Path, json: bool) -> Result<Code, Stop> {
+    let mut screen = Screen::new(json);
+    converse(Client::connect(home)?, &ControlRequest::Status, &mut screen, |event, screen| match event {
+        ControlEvent::Status(status) if json => {
+            let caches: Vec<_> = status.filesets.iter().filter(|set| set.cache.is_some()).collect();
+            json_line(screen, &caches)
+        }
+        ControlEvent::Status(status) => screen.line(output::caches(&status.filesets, screen.paint())),
+        _ => Ok(()),
+    })
+}
+
+fn objects(home: &Path, plan: Plan) -> Result<Code, Stop> {
+    let action = plan.action;
+    let (word, why) = match action {
+        ObjectsAction::Pin => ("pinned", "could not be fetched now"),
+        ObjectsAction::Unpin => ("unpinned", "are gone"),
+        ObjectsAction::Prefetch => ("fetched", "could not be fetched"),
+        ObjectsAction::Evict => ("evicted", "stay: they are open, pinned, not at the holder yet, or not here"),
+    };
+    let mut screen = Screen::new(false);
+    let (mut done, mut failed) = (0, 0);
+    plan.requests(|request| {
+        let counted = |event, _: &mut Screen| {
+            if let ControlEvent::Handled { done: more, failed: less } = event {
+                done += more;
+                failed += less;
+            }
+            Ok(())
+        };
+        converse(Client::connect(home)?, &request, &mut screen, counted).map(drop)
+    })?;
+    let rest = if failed > 0 { format!("; {} {why}", output::count(failed)) } else { String::new() };
+    screen.done(format!("{word} {}{rest}", output::counted(done, "object")))?;
+    Ok(if failed > 0 && action != ObjectsAction::Evict { Code::Failed } else { Code::Ok })
 }
 
 fn list(home: &Path, json: bool) -> Result<Code, Stop> {

@@ -45,13 +45,8 @@ impl Mind {
         });
     }
 
-    /// Asks Presto to let contents go; how many went, and how many it needs, is told.
-    pub(super) fn evict(
-        &mut self,
-        fileset: FileSetId,
-        objects: Vec<Handle>,
-        reply: Option<oneshot::Sender<(usize, usize)>>,
-    ) {
+    /// Asks Presto to let contents go; when their room is free is told.
+    pub(super) fn evict(&mut self, fileset: FileSetId, objects: Vec<Handle>, reply: Option<oneshot::Sender<()>>) {
         if let Some(set) = self.filesets.get_mut(&fileset).filter(|set| set.presto.is_some()) {
             set.evictions.push_back(reply);
             self.downcall(fileset, Downcall::Evict { objects });
@@ -70,7 +65,7 @@ impl Mind {
             tracing::debug!(%fileset, evicted = evicted.len(), kept = kept.len(), "evicted");
             let by_itself = reply.is_none();
             if let Some(reply) = reply {
-                let _ = reply.send((evicted.len(), kept.len()));
+                let _ = reply.send(());
             }
             let done = Call::Do(Box::new(move |mind: &mut Mind| {
                 let Some(set) = mind.filesets.get_mut(&fileset) else { return };

@@ -81,12 +81,26 @@ impl Mind {
         }
     }
 
+    /// What fetches for a file set, if its holder is connected.
+    pub(super) fn fetcher(&self, fileset: FileSetId) -> Option<Fetch> {
+        let holder = self.engine.status(fileset)?.holder;
+        let set = self.filesets.get(&fileset)?;
+        Some(Fetch {
+            store: set.store.clone()?,
+            connection: self.network.connection(holder)?,
+            fileset,
+            holder,
+            presto: Some(set.presto.as_ref()?.downcalls.clone()),
+            walks: set.demands.walks.clone(),
+            inputs: self.inputs.clone(),
+            bound: set.config.client?.cache_bytes,
+        })
+    }
+
     /// Starts fetches, as far as the holder is connected.
     pub(super) fn fetch_wanted(&mut self, fileset: FileSetId) {
-        let Some(holder) = self.engine.status(fileset).map(|status| status.holder) else { return };
-        let connection = self.network.connection(holder);
+        let Some(fetch) = self.fetcher(fileset) else { return };
         let Some(set) = self.filesets.get_mut(&fileset) else { return };
-        let (Some(store), Some(presto), Some(connection)) = (&set.store, &set.presto, connection) else { return };
         while set.demands.under_way.len() < FETCHES && !set.demands.waiting.is_empty() {
             let mut batch = Vec::new();
             while batch.len() < BATCH
@@ -95,16 +109,7 @@ impl Mind {
                 set.demands.under_way.insert(handle);
                 batch.push(handle);
             }
-            let fetch = Fetch {
-                store: store.clone(),
-                connection: connection.clone(),
-                fileset,
-                holder,
-                presto: Some(presto.downcalls.clone()),
-                walks: set.demands.walks.clone(),
-                inputs: self.inputs.clone(),
-                bound: set.config.client.map_or(0, |client| client.cache_bytes),
-            };
+            let fetch = fetch.clone();
             tokio::task::spawn_blocking(move || fetch.run(batch));
         }
     }
@@ -150,7 +155,7 @@ enum Listed {
 
 /// How things are fetched: in threads that may block.
 #[derive(Clone)]
-struct Fetch {
+pub(super) struct Fetch {
     store: Arc<Store>,
     connection: Connection,
     fileset: FileSetId,
@@ -188,6 +193,37 @@ impl Fetch {
         }
         self.tell(outcomes);
         self.fetch_small(small);
+    }
+
+    /// Fetches all that is absent of these; how many are here then, and how many are not.
+    pub(super) fn all(&self, handles: &[Handle]) -> (u64, u64) {
+        let (mut done, mut missed) = (0, 0);
+        let mut count = |outcome: &Outcome| match outcome {
+            Outcome::Answer(0) => done += 1,
+            _ => missed += 1,
+        };
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let files = |batch: &mut Vec<ObjectId>, bytes: &mut u64| {
+            let ids = std::mem::take(batch);
+            let results = self.contents(ids, std::mem::take(bytes));
+            results.into_iter().map(|(id, outcome)| self.told(id, outcome)).collect::<Vec<_>>()
+        };
+        for handle in handles {
+            match self.store.wanting(*handle) {
+                Ok(Wanting { absent: false, .. }) => count(&Outcome::Answer(0)),
+                Ok(Wanting { id, kind: Kind::Directory, .. }) => count(&self.told(id, self.names(id))),
+                Ok(Wanting { id, size, .. }) => {
+                    batch.push(id);
+                    bytes += size;
+                    if bytes >= AHEAD.bytes || batch.len() >= AHEAD.objects {
+                        files(&mut batch, &mut bytes).iter().for_each(&mut count);
+                    }
+                }
+                Err(why) => count(&Outcome::Answer(errno_of(&why))),
+            }
+        }
+        files(&mut batch, &mut bytes).iter().for_each(&mut count);
+        (done, missed)
     }
 
     fn tell(&self, outcomes: Vec<(Handle, Outcome)>) {

@@ -38,7 +38,7 @@ pub(super) struct FileSet {
     /// On a client: whether contents are being let go.
     pub(super) evicting: bool,
     /// On a client: who waits for what Presto says of an eviction, in the order in which they were asked for.
-    pub(super) evictions: VecDeque<Option<oneshot::Sender<(usize, usize)>>>,
+    pub(super) evictions: VecDeque<Option<oneshot::Sender<()>>>,
     /// On a client: what programs wait for.
     pub(super) demands: Demands,
     /// Commits that wait until the kernel has forgotten what they changed.

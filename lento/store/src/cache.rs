@@ -125,6 +125,21 @@ impl Store {
         })
     }
 
+    /// Those that are not pinned.
+    pub fn unpinned(&self, handles: &[Handle]) -> Result<Vec<Handle>, StoreError> {
+        let mut free = Vec::with_capacity(handles.len());
+        for handle in handles {
+            let pinned = match self.id_at(*handle)? {
+                Some(id) => self.look_up(|index| index.is_pinned(id))?,
+                None => false,
+            };
+            if !pinned {
+                free.push(*handle);
+            }
+        }
+        Ok(free)
+    }
+
     /// The object that an inode is of.
     fn id_at(&self, handle: Handle) -> Result<Option<ObjectId>, StoreError> {
         let Ok(fd) = self.bottom.open(handle, OFlag::O_PATH) else { return Ok(None) };

@@ -132,6 +132,36 @@ Example:
   lento umount /srv/web
   lento umount web";
 
+pub(super) const CACHE: &str = "\
+A miss is a file or directory that a program had to wait for. Unsent are records of this host that its holder has not got.
+
+Example:
+  lento cache
+  lento cache --json";
+
+pub(super) const PIN: &str = "\
+What is pinned is fetched now, stays whatever the bound of the cache, and is fetched anew as soon as it changes.
+
+Example:
+  lento pin /mnt/web/config --recursive
+  lento pin --profile /etc/intermezzo/hoard";
+
+pub(super) const UNPIN: &str = "\
+Example:
+  lento unpin /mnt/web/config --recursive";
+
+pub(super) const PREFETCH: &str = "\
+It may go again when room is needed: see `lento pin`.
+
+Example:
+  lento prefetch /mnt/web/docs";
+
+pub(super) const EVICT: &str = "\
+What is open, pinned, or not yet at the holder stays. Nothing is changed in the file set.
+
+Example:
+  lento evict /mnt/web/videos";
+
 pub(super) const FSCK: &str = "\
 The database is an index over what is in the store: nothing is lost with it. Without --rebuild it is compared with
 the store, while the file set stays in use; the exit code is 1 if they do not agree. `lento verify` compares hosts.

@@ -1,9 +1,11 @@
 //! The command line: every command, option and example; man pages and completions are made from these definitions.
 
+mod cache;
 mod duration;
 mod examples;
 mod fileset;
 
+pub use cache::{PathsArgs, PinArgs};
 pub use duration::parse_duration;
 pub use fileset::{CreateArgs, FilesetCommand, ListArgs, MountOptions, RemoveArgs, ReplicateArgs, WaitOptions};
 
@@ -66,6 +68,21 @@ pub enum Command {
     /// Unmount a file set
     #[command(after_help = examples::UMOUNT)]
     Umount(UmountArgs),
+    /// Show what this host caches as a client
+    #[command(after_help = examples::CACHE)]
+    Cache(JsonArgs),
+    /// Keep files of a client's mount on this host, and fetch them as soon as they change
+    #[command(after_help = examples::PIN)]
+    Pin(PinArgs),
+    /// Let pinned files go again when room is needed
+    #[command(after_help = examples::UNPIN)]
+    Unpin(PinArgs),
+    /// Fetch files of a client's mount now
+    #[command(after_help = examples::PREFETCH)]
+    Prefetch(PathsArgs),
+    /// Let files of a client's mount go from the cache
+    #[command(after_help = examples::EVICT)]
+    Evict(PathsArgs),
     /// Check the object database of a file set against its files
     #[command(after_help = examples::FSCK)]
     Fsck(FsckArgs),

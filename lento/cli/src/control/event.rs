@@ -141,6 +141,13 @@ pub struct Failure {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ControlEvent {
+    /// What became of objects.
+    Handled {
+        /// So many are as was asked for.
+        done: u64,
+        /// So many are not: they are in use, or could not be fetched.
+        failed: u64,
+    },
     /// How far it is.
     Progress(Progress),
     /// A sentence for a person: a step that was done, something found.

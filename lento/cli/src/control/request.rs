@@ -42,6 +42,20 @@ pub struct MountChoice {
     pub read_only: bool,
 }
 
+/// What is to be done with objects of a client's cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectsAction {
+    /// Keep them here.
+    Pin,
+    /// Let them go when room is needed.
+    Unpin,
+    /// Fetch them.
+    Prefetch,
+    /// Let them go.
+    Evict,
+}
+
 /// What is to be unmounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -123,6 +137,15 @@ pub enum ControlRequest {
         dir: ByteText,
         /// How; remembered.
         choice: MountChoice,
+    },
+    /// What to do with objects of a client's cache. Answered by [`super::ControlEvent::Handled`].
+    Objects {
+        /// What.
+        action: ObjectsAction,
+        /// A path on the mount.
+        at: ByteText,
+        /// The inode numbers that the objects have on the mount.
+        objects: Vec<u64>,
     },
     /// Unmount; remembered, so it stays unmounted after a restart.
     Umount {

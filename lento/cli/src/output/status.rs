@@ -95,6 +95,27 @@ pub(crate) fn filesets(list: &[FileSetStatus], paint: Paint) -> String {
     render(&table)
 }
 
+/// One row a file set of which this host is a client.
+pub(crate) fn caches(list: &[FileSetStatus], paint: Paint) -> String {
+    let mut table = table(&["FILE SET", "FILES", "BYTES", "BOUND", "PINNED", "UNSENT", "MISSES", "ACCESS"], paint);
+    let mut any = false;
+    for fileset in list {
+        let Some(cache) = &fileset.cache else { continue };
+        any = true;
+        table.add_row([
+            Cell::new(&fileset.name).add_attribute(Attribute::Bold),
+            Cell::new(count(cache.files)),
+            Cell::new(bytes(cache.bytes)),
+            Cell::new(bytes(cache.bound)),
+            Cell::new(count(cache.pinned)),
+            Cell::new(count(cache.unsent)),
+            Cell::new(count(cache.misses)),
+            Cell::new(if cache.read_only { "read-only" } else { "read-write" }),
+        ]);
+    }
+    if any { render(&table) } else { "this host is a client of no file set: see `lento mount --help`".into() }
+}
+
 fn role(fileset: &FileSetStatus) -> String {
     match fileset.role {
         Role::Holder => "holder".into(),

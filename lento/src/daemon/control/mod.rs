@@ -5,6 +5,7 @@ mod client;
 mod create;
 mod log;
 mod mounts;
+mod objects;
 pub(super) mod open;
 mod rebuild;
 mod remove;
@@ -114,6 +115,7 @@ impl Mind {
             ControlRequest::Log { name, follow } => self.show_log(&name, follow, answers),
             ControlRequest::Verify { name } => self.verify(&name, answers),
             ControlRequest::Mount { name, dir, choice } => self.mount(name, &dir, choice, answers),
+            ControlRequest::Objects { action, at, objects } => self.objects(action, &at, objects, answers),
             ControlRequest::Umount { target } => self.umount(&target, answers),
             ControlRequest::Fsck { name, rebuild } => self.fsck(&name, rebuild, answers),
         }
