@@ -93,6 +93,8 @@ pub const SYNC_INTERVAL_MS: u64 = 1_000;
 pub const OPEN_STORE_INTERVAL_MS: u64 = 5_000;
 /// A permit is kept at least this long by a host that uses it, so that two busy writers do not starve each other.
 pub const PERMIT_MIN_HOLD_MS: u64 = 50;
+/// A client that has the permit and is not connected loses it after this, once others wait for it.
+pub const PERMIT_LEASE_MS: u64 = 10_000;
 /// Life of an invitation.
 pub const TICKET_LIFE_S: u64 = 3_600;
 

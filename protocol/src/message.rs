@@ -367,6 +367,9 @@ pub struct FileSetState {
     pub tail: Position,
     /// The epoch of the permit, if this host has it.
     pub permit: Option<u64>,
+    /// From the holder: the receiver lost the permit of this epoch while it was away, and what it had not shipped is not
+    /// taken any more. From the receiver, once it has the holder's tree: it knows.
+    pub lost: Option<u64>,
 }
 
 /// Says something; nobody waits for an answer.

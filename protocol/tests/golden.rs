@@ -127,6 +127,7 @@ fn state() -> FileSetState {
         applied: Position::new(3, 300),
         tail: Position::new(4, 5),
         permit: None,
+        lost: None,
     }
 }
 

@@ -1,11 +1,11 @@
 //! The commands that ask the daemon.
 
 use crate::{
-    args::{Command, CreateArgs, FilesetCommand, RemoveArgs, ReplicateArgs},
+    args::{Command, CreateArgs, FilesetCommand, PermitCommand, RemoveArgs, ReplicateArgs},
     client::{Client, ClientError},
     control::{
         ByteText, Code, Compared, ControlEvent, ControlRequest, Difference, Failure, MountChoice, ObjectsAction,
-        UmountTarget, VerifyReport,
+        PermitAction, UmountTarget, VerifyReport,
     },
     generate::generate,
     objects::Plan,
@@ -89,6 +89,8 @@ fn dispatch(command: Command, home: &Path) -> Result<Code, Stop> {
         Command::Unpin(args) => objects(home, Plan::pin(args, ObjectsAction::Unpin)?),
         Command::Prefetch(args) => objects(home, Plan::all_below(args, ObjectsAction::Prefetch)),
         Command::Evict(args) => objects(home, Plan::all_below(args, ObjectsAction::Evict)),
+        Command::Permit(PermitCommand::Release(args)) => permit(home, args.name, PermitAction::Release),
+        Command::Permit(PermitCommand::Break(args)) => permit(home, args.name, PermitAction::Break),
         Command::Umount(args) => plain(home, &ControlRequest::Umount { target: umount_target(&args.target)? }),
         Command::Fsck(args) => plain(home, &ControlRequest::Fsck { name: args.name, rebuild: args.rebuild }),
         Command::Generate(args) => Ok(generate(args.what, &args.dir).map(|()| Code::Ok)?),
@@ -150,6 +152,10 @@ fn replicate(args: ReplicateArgs) -> Result<ControlRequest, Stop> {
     let wait = args.mount.policy();
     let (store, mount) = (absolute(&args.store)?, args.mount.mount.as_deref().map(absolute).transpose()?);
     Ok(ControlRequest::Replicate { name: args.name, store, mount, wait })
+}
+
+fn permit(home: &Path, name: FileSetName, action: PermitAction) -> Result<Code, Stop> {
+    plain(home, &ControlRequest::Permit { name, action })
 }
 
 fn cache(home: &Path, json: bool) -> Result<Code, Stop> {

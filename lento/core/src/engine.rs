@@ -97,7 +97,7 @@ impl Engine {
             }
             Event::Received { from, message } => self.handle_message(from, message),
             Event::PermitRequested { from, fileset } => self.with(fileset, |set, _| {
-                if set.is_holder() && set.in_step(from) {
+                if set.is_holder() && set.in_step(from) && !set.has_lost(from) {
                     set.permits.handle_request(from);
                 }
             }),
@@ -111,9 +111,12 @@ impl Engine {
                     set.mine.withdraw();
                 }
             }),
-            Event::ReplicatorAdded { host, fileset } => self.handle_replicator_added(host, fileset),
+            Event::ReplicatorAdded { host, fileset, client } => self.handle_replicator_added(host, fileset, client),
+            Event::PermitBroken { fileset } => self.with(fileset, |set, out| set.take_permit(out)),
             Event::ReplicatorRemoved { host, fileset } => self.with(fileset, |set, out| {
                 set.saved.replicators.remove(&host);
+                set.saved.clients.remove(&host);
+                set.saved.lost.remove(&host);
                 set.links.remove(&host);
                 set.permits.handle_down(host);
                 if set.saved.owner == host {
@@ -188,6 +191,7 @@ impl Engine {
         for set in self.filesets.values_mut() {
             let Some(link) = set.links.get_mut(&host) else { continue };
             link.handle_down();
+            link.down_since_ms = now_ms;
             set.permits.handle_down(host);
             if set.saved.holder == host {
                 set.mine.handle_disconnected();
@@ -195,7 +199,7 @@ impl Engine {
         }
     }
 
-    fn handle_replicator_added(&mut self, host: HostId, fileset: FileSetId) {
+    fn handle_replicator_added(&mut self, host: HostId, fileset: FileSetId, client: bool) {
         let up = self.is_up(host);
         self.with(fileset, |set, out| {
             if !set.is_holder() || host == set.me {
@@ -203,6 +207,12 @@ impl Engine {
             }
             // Whoever registers anew begins anew: its log, too, begins at the start.
             set.saved.replicators.insert(host);
+            if client {
+                set.saved.clients.insert(host);
+            } else {
+                set.saved.clients.remove(&host);
+            }
+            set.saved.lost.remove(&host);
             set.links.insert(host, Link::new(Position::START));
             set.save(out);
         });
@@ -259,6 +269,9 @@ impl Engine {
         let mut sane = true;
         self.with(shipment.fileset, |set, out| {
             let holder = set.is_holder();
+            if set.has_lost(from) {
+                return;
+            }
             let Some(link) = set.links.get_mut(&from) else { return };
             // A replicator ships what it wrote itself; only the holder forwards what others wrote.
             let foreign = !shipment.records.is_empty() && shipment.writer != from;
@@ -311,6 +324,7 @@ impl FileSet {
                 self.absorb(out);
             }
             PrestoEvent::WantsPermit => self.mine.wanted = true,
+            PrestoEvent::Tires => self.mine.recall_at_once(),
             PrestoEvent::Released { last } => {
                 self.mine.handle_released(last);
                 self.absorb(out);
@@ -441,48 +455,6 @@ impl FileSet {
             self.mine.withdraw();
             let last = self.tail;
             out.push_back(Action::Send { to: from, message: Message::Released { fileset: self.id, epoch, last } });
-        }
-    }
-
-    fn handle_state(&mut self, from: HostId, state: FileSetState, out: &mut VecDeque<Action>) {
-        let holder = self.is_holder();
-        let Some(link) = self.links.get_mut(&from) else { return };
-        let first = link.peer.is_none();
-        let (applied, permit, tail) = (state.applied, state.permit, state.tail);
-        link.peer = Some(state);
-        if !self.known {
-            return;
-        }
-        if first || (holder && !self.in_step(from)) {
-            // What was sent when the connection came up may have reached a host that had not taken the file set up.
-            // Only the holder answers more than once, so that the two do not answer each other for ever.
-            self.send_state(from, out);
-        }
-        if holder && first {
-            // Only the first state of a connection tells of the permit: later ones may cross a grant.
-            match permit {
-                None if self.saved.owner == from => self.permits.handle_returned(from, tail),
-                Some(epoch) if self.saved.owner != from => {
-                    let message = Message::Revoke { fileset: self.id, epoch };
-                    out.push_back(Action::Send { to: from, message });
-                }
-                Some(epoch) if epoch > self.saved.epoch && epoch < u64::MAX / 2 => {
-                    self.saved.epoch = epoch;
-                    self.save(out);
-                }
-                _ => {}
-            }
-        }
-        let in_step = self.in_step(from);
-        if !in_step && !holder {
-            self.need_copy(from, out);
-        }
-        if let Some(link) = self.links.get_mut(&from) {
-            if in_step || !holder {
-                link.ship.open(applied);
-            } else {
-                link.ship.close();
-            }
         }
     }
 }

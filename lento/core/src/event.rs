@@ -57,6 +57,13 @@ pub enum Event {
         host: HostId,
         /// Of which file set.
         fileset: FileSetId,
+        /// Whether it only caches what it uses.
+        client: bool,
+    },
+    /// The permit is taken from a host that is away, whatever it has written.
+    PermitBroken {
+        /// Of which file set.
+        fileset: FileSetId,
     },
     /// A host is no replicator any more.
     ReplicatorRemoved {
@@ -142,6 +149,8 @@ pub enum PrestoEvent {
     Absent,
     /// Somebody wants to write.
     WantsPermit,
+    /// The permit is not wanted here any more, though nobody else wants it.
+    Tires,
     /// It gave the permit back.
     Released {
         /// The last record made under it.

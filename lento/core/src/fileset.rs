@@ -101,6 +101,7 @@ impl FileSet {
             applied: self.links.get(&peer).map_or(Position::START, |link| link.apply.applied),
             tail: self.tail,
             permit: self.mine.epoch(),
+            lost: self.lost_for(peer),
         }
     }
 
@@ -130,6 +131,9 @@ impl FileSet {
 
     /// Moves everything on as far as it goes without another event.
     pub(crate) fn advance(&mut self, now_ms: u64, out: &mut VecDeque<Action>) {
+        if self.lease_end().is_some_and(|at| at <= now_ms) {
+            self.take_permit(out);
+        }
         self.advance_permit_table(out);
         self.advance_my_permit(now_ms, out);
         // A permit that came home may go on to another waiter, and the local one may wait too.
@@ -366,7 +370,7 @@ impl FileSet {
             [link.apply.timeout().filter(|_| link.copy == Copying::Not), pause]
         });
         let sync = (self.unsynced() && self.syncing.is_none()).then_some(self.next_sync_ms);
-        links.chain([self.mine.timeout(), sync]).flatten().min()
+        links.chain([self.mine.timeout(), sync, self.lease_end()]).flatten().min()
     }
 
     /// The time at which the next sync may begin, set when one ended.

@@ -22,6 +22,7 @@ mod saved;
 mod ship;
 mod status;
 mod step;
+mod taking;
 
 pub use engine::Engine;
 pub use event::{Action, CommitResult, Event, HistoryResult, PrestoEvent, StageResult};

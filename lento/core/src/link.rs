@@ -15,6 +15,10 @@ pub(crate) struct Link {
     pub(crate) copy: Copying,
     /// At the holder: the epoch whose end was asked for on this connection.
     pub(crate) recalled: Option<u64>,
+    /// Since when there is no connection; the beginning, if there was none.
+    pub(crate) down_since_ms: u64,
+    /// At a client: the permit of this epoch was taken, and the holder's tree is to be taken up.
+    pub(crate) lost: Option<u64>,
     /// At the holder: the peer ships on from here when this host stands here.
     pub(crate) skipping_to: Option<Position>,
 }
@@ -44,6 +48,8 @@ impl Link {
             apply: Apply::new(applied),
             copy: Copying::Not,
             recalled: None,
+            down_since_ms: 0,
+            lost: None,
             skipping_to: None,
         }
     }
@@ -60,6 +66,7 @@ impl Link {
         let applied = self.apply.applied;
         self.apply.reset(applied);
         self.recalled = None;
+        self.lost = None;
         self.skipping_to = None;
         if self.copy != Copying::Comparing {
             self.copy = Copying::Not;

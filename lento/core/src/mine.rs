@@ -111,6 +111,15 @@ impl MyPermit {
         }
     }
 
+    /// It is not this host's any more: it goes without delay.
+    pub(crate) fn recall_at_once(&mut self) {
+        self.withdraw();
+        self.recalled = self.epoch().is_some() || matches!(self.state, Mine::Arriving { .. });
+        if let Mine::Held { since_ms, .. } = &mut self.state {
+            *since_ms = 0;
+        }
+    }
+
     /// Whether the answer to this request is waited for.
     pub(crate) fn is_awaited(&self, ask: u64) -> bool {
         self.state == Mine::Asked && self.asks == ask

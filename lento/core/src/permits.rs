@@ -41,6 +41,11 @@ impl Permits {
         self.returning = Some((owner, last));
     }
 
+    /// It was taken from the owner: nothing is awaited from that one.
+    pub(crate) fn handle_taken(&mut self) {
+        self.returning = None;
+    }
+
     pub(crate) fn waiters(&self) -> impl Iterator<Item = HostId> {
         self.waiters.iter().copied()
     }

@@ -2,7 +2,7 @@
 
 use protocol::HostId;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the form in which [`Saved`] is kept: its first byte.
 const VERSION: u8 = 1;
@@ -28,6 +28,12 @@ pub struct Saved {
     pub holder: HostId,
     /// The others that store it; known to the holder.
     pub replicators: BTreeSet<HostId>,
+    /// Those of them that only cache what they use.
+    pub clients: BTreeSet<HostId>,
+    /// At the holder: hosts that lost the permit while they were away and do not know it, and its epoch.
+    pub lost: BTreeMap<HostId, u64>,
+    /// At a client: the last epoch of which the permit was taken from it, once it has the holder's tree.
+    pub gave_up: Option<u64>,
     /// The highest permit epoch that this host has given or was given.
     pub epoch: u64,
     /// At the holder: who has the permit.
@@ -73,6 +79,9 @@ impl Saved {
         Self {
             holder,
             replicators: BTreeSet::new(),
+            clients: BTreeSet::new(),
+            lost: BTreeMap::new(),
+            gave_up: None,
             epoch,
             owner: holder,
             mine: (holder == me).then_some(epoch),
@@ -104,8 +113,9 @@ mod tests {
     #[test]
     fn what_is_kept_begins_with_its_version_and_reads_back() {
         let bytes = saved().to_bytes().expect("it encodes");
-        // Version, holder, no replicators, epoch, owner, no permit, incarnation, no loss, in step with (1, 2).
-        assert_eq!(bytes, [1, 1, 0, 0, 1, 0, 1, 0, 1, 1, 2]);
+        // Version, holder, no replicators, clients, losers, nothing given up, epoch, owner, no permit, incarnation, no loss,
+        // in step with (1, 2).
+        assert_eq!(bytes, [1, 1, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1, 1, 2]);
         assert_eq!(Saved::from_bytes(&bytes), Ok(saved()));
     }
 

@@ -50,6 +50,9 @@ pub struct LinkStatus {
     pub in_step: bool,
     /// Whether a comparison is due or under way here.
     pub copying: bool,
+    /// At a client: the permit was taken from it, and what the peer has not got of its log, from `acked` on, is not taken
+    /// any more.
+    pub lost: bool,
     /// How far the peer has what this host ships, visibly and durably.
     pub acked: Position,
     /// The same, durably.
@@ -92,6 +95,7 @@ impl FileSetStatus {
             up: link.up,
             in_step: set.in_step(*peer),
             copying: link.copy != Copying::Not,
+            lost: link.lost.is_some(),
             acked: link.ship.acked,
             durable: link.ship.durable,
             peer_stalled: link.ship.stalled.clone(),

@@ -8,7 +8,7 @@ use crate::Action;
 use crate::fileset::{Absorbing, FileSet};
 use crate::link::Copying;
 use crate::mine::Mine;
-use protocol::{HostId, Message, Position, Shipment, limits};
+use protocol::{FileSetState, HostId, Message, Position, Shipment, limits};
 use std::collections::VecDeque;
 
 impl FileSet {
@@ -68,6 +68,52 @@ impl FileSet {
         }
     }
 
+    /// A peer says how it stands.
+    pub(crate) fn handle_state(&mut self, from: HostId, state: FileSetState, out: &mut VecDeque<Action>) {
+        let holder = self.is_holder();
+        let Some(link) = self.links.get_mut(&from) else { return };
+        let first = link.peer.is_none();
+        let (applied, permit, tail) = (state.applied, state.permit, state.tail);
+        link.peer = Some(state.clone());
+        if !self.known
+            || self.handle_taken(from, &state, out)
+            || (holder && self.handle_loser(from, first, &state, out))
+        {
+            return;
+        }
+        if first || (holder && !self.in_step(from)) {
+            // What was sent when the connection came up may have reached a host that had not taken the file set up.
+            // Only the holder answers more than once, so that the two do not answer each other for ever.
+            self.send_state(from, out);
+        }
+        if holder && first {
+            // Only the first state of a connection tells of the permit: later ones may cross a grant.
+            match permit {
+                None if self.saved.owner == from => self.permits.handle_returned(from, tail),
+                Some(epoch) if self.saved.owner != from => {
+                    let message = Message::Revoke { fileset: self.id, epoch };
+                    out.push_back(Action::Send { to: from, message });
+                }
+                Some(epoch) if epoch > self.saved.epoch && epoch < u64::MAX / 2 => {
+                    self.saved.epoch = epoch;
+                    self.save(out);
+                }
+                _ => {}
+            }
+        }
+        let in_step = self.in_step(from);
+        if !in_step && !holder {
+            self.need_copy(from, out);
+        }
+        if let Some(link) = self.links.get_mut(&from) {
+            if in_step || !holder {
+                link.ship.open(applied);
+            } else {
+                link.ship.close();
+            }
+        }
+    }
+
     pub(crate) fn advance_copy(&mut self, peer: HostId, now_ms: u64, out: &mut VecDeque<Action>) {
         let holder = self.is_holder();
         let Some(link) = self.links.get_mut(&peer) else { return };
@@ -80,6 +126,7 @@ impl FileSet {
             Copying::Pausing { .. } => true,
             // The holder takes what a replicator has because its own copy is behind it: nothing to give away.
             Copying::Draining if holder => true,
+            Copying::Draining if link.lost.is_some() => self.is_rid_of_permit() && self.absorbing == Absorbing::Idle,
             Copying::Draining => {
                 matches!(self.mine.state, Mine::None | Mine::Asked)
                     // Where the log ends is not known before it was read.
@@ -88,6 +135,7 @@ impl FileSet {
                     && link.ship.acked >= self.tail
             }
         };
+        let Some(link) = self.links.get_mut(&peer) else { return };
         if drained && !link.apply.is_busy() {
             link.copy = Copying::Comparing;
             out.push_back(Action::Compare { fileset: self.id, from: peer });
@@ -127,6 +175,7 @@ impl FileSet {
                     self.saved.incarnation += 1;
                 } else {
                     self.saved.in_step = theirs.map(|theirs| (theirs, self.saved.incarnation));
+                    self.saved.gave_up = link.lost.take().or(self.saved.gave_up);
                 }
                 self.save(out);
                 self.tell_everyone(out);

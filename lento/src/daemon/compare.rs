@@ -38,13 +38,17 @@ pub(super) fn start(mind: &mut Mind, fileset: FileSetId, from: HostId, objects: 
     let presto = set.presto.as_ref().map(|presto| presto.downcalls.clone());
     let (inputs, connection) = (mind.inputs.clone(), mind.network.connection(from));
     let copying = !set.config.mounted;
+    let links = mind.engine.status(fileset).map(|status| status.links).unwrap_or_default();
+    let lost_after = links.iter().find(|link| link.peer == from && link.lost).map(|link| link.acked.number);
     let name = set.config.name.clone();
     tokio::task::spawn_blocking(move || {
         let result = match connection {
             None => Err("not connected".to_owned()),
             Some(connection) => {
                 if store.config().on_demand {
-                    let result = super::demand::forget(store, connection, presto, (fileset, from), inputs.clone());
+                    let kept = lost_after.map_or(Ok(()), |after| keep_unsent(&store, (fileset, from), after, &inputs));
+                    let forget = || super::demand::forget(store, connection, presto, (fileset, from), inputs.clone());
+                    let result = kept.and_then(|()| forget());
                     let result = result.map_err(|why| format!("{why:#}"));
                     let _ = inputs.blocking_send(Input::Event(Event::Compared { fileset, from, result }));
                     return;
@@ -60,6 +64,31 @@ pub(super) fn start(mind: &mut Mind, fileset: FileSetId, from: HostId, objects: 
         let _ = inputs.blocking_send(Input::Progress { fileset, progress: None });
         let _ = inputs.blocking_send(Input::Event(Event::Compared { fileset, from, result }));
     });
+}
+
+/// The permit was taken from this client while it was away: what it had written and not shipped is kept aside.
+fn keep_unsent(
+    store: &Arc<Store>,
+    (fileset, from): (FileSetId, HostId),
+    after: u64,
+    inputs: &mpsc::Sender<Input>,
+) -> anyhow::Result<()> {
+    store.absorb()?;
+    let options = CompareOptions { names_only: Some(Position::START), ..CompareOptions::default() };
+    let mut comparer = Comparer::new(store.clone(), ObjectId::ROOT, from, options);
+    let kept = comparer.keep_written(after)?.len();
+    let told = super::input::Call::Do(Box::new(move |mind: &mut Mind| {
+        if let Some(set) = mind.filesets.get_mut(&fileset) {
+            let dir = set.config.store.join(".intermezzo/conflicts");
+            set.fail(format!(
+                "others wanted to write while this host was away, and it lost the permit: what it had not sent is undone; \
+                 the contents of {kept} files are kept in {}",
+                dir.display()
+            ));
+        }
+    }));
+    let _ = inputs.blocking_send(Input::Call(told));
+    Ok(())
 }
 
 impl Job {

@@ -149,7 +149,7 @@ impl Mind {
         if let Err(failure) = self.save_filesets() {
             return refuse(responder, Refusal::Failed(failure.message));
         }
-        self.tell(Event::ReplicatorAdded { host, fileset });
+        self.tell(Event::ReplicatorAdded { host, fileset, client: role == Role::Client });
         self.keep_received(fileset);
         answer(responder, &Reply::Replicating { fileset, access });
     }

@@ -1,12 +1,14 @@
 //! Absorption: this host's own log, written by Presto, is read into the index.
 
 use crate::error::StoreError;
+use crate::history::open_log;
 use crate::index::{KnownVersion, Row};
 use crate::rows::Rows;
 use crate::store::{ABSORBED, ABSORBED_EPOCH, Store, Writer, lock};
 use modlog::{Finished, LogError, ReadResult};
 use nix::fcntl::OFlag;
 use protocol::{Done, Handle, HostId, Kind, Name, ObjectId, Op, Position, Record, limits};
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
 /// Records, and bytes of them, that are absorbed in one transaction.
@@ -49,6 +51,27 @@ impl Store {
     /// [`StoreError::LogGap`] if records were trimmed before they were absorbed; [`StoreError::LogTorn`].
     pub fn absorb(&self) -> Result<Position, StoreError> {
         self.absorb_into(&mut lock(&self.writer), true)
+    }
+
+    /// The files whose content this host's own log stored after a number, each once.
+    pub fn stored_since(&self, after: u64) -> Result<BTreeSet<ObjectId>, StoreError> {
+        let host = self.config.host;
+        let failed = |why: LogError| StoreError::Log { host, why: why.to_string() };
+        let mut log = modlog::Reader::open(open_log(&self.bottom, None)?);
+        let (mut at, mut stored) = (after, BTreeSet::new());
+        loop {
+            match log.read(at, BATCH_RECORDS, BATCH_BYTES).map_err(failed)? {
+                ReadResult::TooOld { first_available } => at = first_available - 1,
+                ReadResult::Entries(entries) => {
+                    let Some(last) = entries.last() else { return Ok(stored) };
+                    at = last.record.number;
+                    stored.extend(entries.iter().filter_map(|entry| match &entry.record.op {
+                        Op::Store { id, .. } => Some(*id),
+                        _ => None,
+                    }));
+                }
+            }
+        }
     }
 
     /// As [`Store::absorb`], of a log that perhaps nobody has opened since a loss of power: a torn end is its end.

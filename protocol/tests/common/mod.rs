@@ -223,6 +223,7 @@ pub fn state() -> impl Strategy<Value = FileSetState> {
             applied,
             tail,
             permit,
+            lost: permit,
         },
     )
 }

@@ -162,6 +162,22 @@ What is open, pinned, or not yet at the holder stays. Nothing is changed in the 
 Example:
   lento evict /mnt/web/videos";
 
+pub(super) const PERMIT: &str = "\
+One host at a time may modify a file set; it keeps that right, the permit, until another host wants it. A client that has it \
+and is away loses it after its lease, once others want to write.
+
+Example:
+  lento permit release web
+  lento permit break web";
+
+pub(super) const PERMIT_RELEASE: &str = "\
+Example:
+  lento permit release web";
+
+pub(super) const PERMIT_BREAK: &str = "\
+Example:
+  lento permit break web";
+
 pub(super) const FSCK: &str = "\
 The database is an index over what is in the store: nothing is lost with it. Without --rebuild it is compared with
 the store, while the file set stays in use; the exit code is 1 if they do not agree. `lento verify` compares hosts.

@@ -83,12 +83,33 @@ pub enum Command {
     /// Let files of a client's mount go from the cache
     #[command(after_help = examples::EVICT)]
     Evict(PathsArgs),
+    /// Give back the right to modify a file set, or take it from a client
+    #[command(subcommand, after_help = examples::PERMIT)]
+    Permit(PermitCommand),
     /// Check the object database of a file set against its files
     #[command(after_help = examples::FSCK)]
     Fsck(FsckArgs),
     /// Write man pages or shell completions (for packagers)
     #[command(hide = true, after_help = examples::GENERATE)]
     Generate(GenerateArgs),
+}
+
+/// A command of `lento permit`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum PermitCommand {
+    /// Give it back to the holder, once all that was written here is sent
+    #[command(after_help = examples::PERMIT_RELEASE)]
+    Release(NameArgs),
+    /// On the holder: take it from a client at once; what that has not sent it keeps aside
+    #[command(after_help = examples::PERMIT_BREAK)]
+    Break(NameArgs),
+}
+
+/// The option of commands that name a file set only.
+#[derive(Debug, Clone, Args)]
+pub struct NameArgs {
+    /// The file set
+    pub name: FileSetName,
 }
 
 /// Options of `lento init`.

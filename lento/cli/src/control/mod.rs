@@ -16,7 +16,9 @@ pub use event::{
 };
 pub use line::{LineError, LineReader, decode_request, encode_line, encode_request};
 pub use log_line::{LogLine, LogResult};
-pub use request::{CONTROL_VERSION, ControlRequest, Envelope, MountChoice, ObjectsAction, UmountTarget, WaitPolicy};
+pub use request::{
+    CONTROL_VERSION, ControlRequest, Envelope, MountChoice, ObjectsAction, PermitAction, UmountTarget, WaitPolicy,
+};
 pub use status::{
     CacheStatus, FileSetStatus, HostStatus, Lag, MountState, MountStatus, PeerStatus, PermitStatus, ReplicaState,
     ReplicaStatus, Role, Trouble,

@@ -42,6 +42,16 @@ pub struct MountChoice {
     pub read_only: bool,
 }
 
+/// What is to become of a permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PermitAction {
+    /// This host gives it back.
+    Release,
+    /// The holder takes it from a client.
+    Break,
+}
+
 /// What is to be done with objects of a client's cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -146,6 +156,13 @@ pub enum ControlRequest {
         at: ByteText,
         /// The inode numbers that the objects have on the mount.
         objects: Vec<u64>,
+    },
+    /// Give the permit back, or take it from a client.
+    Permit {
+        /// Of which file set.
+        name: FileSetName,
+        /// Which of the two.
+        action: PermitAction,
     },
     /// Unmount; remembered, so it stays unmounted after a restart.
     Umount {

@@ -7,6 +7,7 @@ mod log;
 mod mounts;
 mod objects;
 pub(super) mod open;
+mod permit;
 mod rebuild;
 mod remove;
 mod replicate;
@@ -116,6 +117,7 @@ impl Mind {
             ControlRequest::Verify { name } => self.verify(&name, answers),
             ControlRequest::Mount { name, dir, choice } => self.mount(name, &dir, choice, answers),
             ControlRequest::Objects { action, at, objects } => self.objects(action, &at, objects, answers),
+            ControlRequest::Permit { name, action } => end(&answers, [self.permit(&name, action)]),
             ControlRequest::Umount { target } => self.umount(&target, answers),
             ControlRequest::Fsck { name, rebuild } => self.fsck(&name, rebuild, answers),
         }

@@ -35,6 +35,25 @@ impl Comparer {
         if self.is_loser(Some(winner.id), &file, Some(&winner.stamp))? { self.keep(&file) } else { Ok(()) }
     }
 
+    /// Keeps the contents of all files aside that this host's own log stored after number `after`: they are not taken by the
+    /// source any more, and its tree takes their place.
+    ///
+    /// # Errors
+    /// [`TransferError`] if the log cannot be read, or a file cannot be copied.
+    pub fn keep_written(&mut self, after: u64) -> Result<&[Name], TransferError> {
+        for id in self.store.stored_since(after)? {
+            let file = match self.store.open_object(id, OFlag::O_RDONLY | OFlag::O_NOATIME) {
+                Ok(fd) => File::from(fd),
+                Err(StoreError::NotFound(_)) => continue,
+                Err(why) => return Err(why.into()),
+            };
+            if self.attr(&file)?.kind == Kind::File && !self.is_absent(&file)? {
+                self.keep(&file)?;
+            }
+        }
+        Ok(&self.report.kept)
+    }
+
     /// Whether the content of a file that is replaced by `winner`, or removed, is unknown to the source.
     pub(super) fn is_loser(
         &self,
