@@ -89,6 +89,7 @@ fn dispatch(command: Command, home: &Path) -> Result<Code, Stop> {
         Command::Unpin(args) => objects(home, Plan::pin(args, ObjectsAction::Unpin)?),
         Command::Prefetch(args) => objects(home, Plan::all_below(args, ObjectsAction::Prefetch)),
         Command::Evict(args) => objects(home, Plan::all_below(args, ObjectsAction::Evict)),
+        Command::Who(args) => who(home, &args.path, args.json),
         Command::Permit(PermitCommand::Release(args)) => permit(home, args.name, PermitAction::Release),
         Command::Permit(PermitCommand::Break(args)) => permit(home, args.name, PermitAction::Break),
         Command::Umount(args) => plain(home, &ControlRequest::Umount { target: umount_target(&args.target)? }),
@@ -156,6 +157,26 @@ fn replicate(args: ReplicateArgs) -> Result<ControlRequest, Stop> {
 
 fn permit(home: &Path, name: FileSetName, action: PermitAction) -> Result<Code, Stop> {
     plain(home, &ControlRequest::Permit { name, action })
+}
+
+fn who(home: &Path, path: &Path, json: bool) -> Result<Code, Stop> {
+    let path = absolute(path)?;
+    let mut screen = Screen::new(json);
+    let mut found = false;
+    let shown = converse(Client::connect(home)?, &ControlRequest::Status, &mut screen, |event, screen| {
+        let ControlEvent::Status(status) = event else { return Ok(()) };
+        let Some(set) = output::fileset_at(&status.filesets, path.as_path()) else { return Ok(()) };
+        found = true;
+        if json { json_line(screen, set) } else { screen.line(output::who(set, &status.host, screen.paint())) }
+    })?;
+    if found {
+        return Ok(shown);
+    }
+    Err(Stop::Failed(Failure {
+        message: format!("{path} is not on a mount of this host"),
+        hint: Some("`lento status` shows the mounts".into()),
+        code: Code::Usage,
+    }))
 }
 
 fn cache(home: &Path, json: bool) -> Result<Code, Stop> {

@@ -117,6 +117,7 @@ impl Mind {
         };
         ReplicaStatus {
             host: self.host_name(link.peer),
+            client: self.is_client(set.config.id, link.peer),
             state,
             reason,
             applied: link.acked,

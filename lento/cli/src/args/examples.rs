@@ -178,6 +178,14 @@ pub(super) const PERMIT_BREAK: &str = "\
 Example:
   lento permit break web";
 
+pub(super) const WHO: &str = "\
+The permit and what is told of changes are of the whole file set. The holder knows all its hosts; another host knows the holder \
+and itself.
+
+Example:
+  lento who /mnt/web/index.html
+  lento who /srv/web --json";
+
 pub(super) const FSCK: &str = "\
 The database is an index over what is in the store: nothing is lost with it. Without --rebuild it is compared with
 the store, while the file set stays in use; the exit code is 1 if they do not agree. `lento verify` compares hosts.

@@ -83,6 +83,9 @@ pub enum Command {
     /// Let files of a client's mount go from the cache
     #[command(after_help = examples::EVICT)]
     Evict(PathsArgs),
+    /// Show who may change a file or directory of a mount, and who is told of changes
+    #[command(after_help = examples::WHO)]
+    Who(WhoArgs),
     /// Give back the right to modify a file set, or take it from a client
     #[command(subcommand, after_help = examples::PERMIT)]
     Permit(PermitCommand),
@@ -92,6 +95,16 @@ pub enum Command {
     /// Write man pages or shell completions (for packagers)
     #[command(hide = true, after_help = examples::GENERATE)]
     Generate(GenerateArgs),
+}
+
+/// Options of `lento who`.
+#[derive(Debug, Clone, Args)]
+pub struct WhoArgs {
+    /// A path on a mount of this host
+    pub path: PathBuf,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A command of `lento permit`.

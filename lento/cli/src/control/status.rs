@@ -99,6 +99,8 @@ pub struct Lag {
 pub struct ReplicaStatus {
     /// The other host.
     pub host: HostName,
+    /// Whether it only caches what it uses.
+    pub client: bool,
     /// How it stands.
     pub state: ReplicaState,
     /// Why it is stalled or disconnected.

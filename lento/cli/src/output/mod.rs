@@ -11,6 +11,6 @@ pub(crate) use log::log_line;
 pub(crate) use screen::code;
 pub use screen::{Screen, report};
 pub use status::status_text;
-pub(crate) use status::{caches, filesets, host_status};
+pub(crate) use status::{caches, fileset_at, filesets, host_status, who};
 pub(crate) use verify::{compared, difference};
 pub(crate) use words::{ago, bytes, count, counted};

@@ -3,6 +3,8 @@
 use super::{ago, bytes, count, screen::Paint, words::counted};
 use crate::control::{FileSetStatus, HostStatus, MountState, PeerStatus, ReplicaState, ReplicaStatus, Role, Trouble};
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use protocol::HostName;
+use std::path::Path;
 
 /// A host, its peers and its file sets.
 pub(crate) fn host_status(status: &HostStatus, paint: Paint) -> String {
@@ -114,6 +116,40 @@ pub(crate) fn caches(list: &[FileSetStatus], paint: Paint) -> String {
         ]);
     }
     if any { render(&table) } else { "this host is a client of no file set: see `lento mount --help`".into() }
+}
+
+/// The file set on whose mount a path is.
+pub(crate) fn fileset_at<'a>(list: &'a [FileSetStatus], path: &Path) -> Option<&'a FileSetStatus> {
+    let on = list.iter().filter(|set| path.starts_with(set.mount.dir.as_path()));
+    on.max_by_key(|set| set.mount.dir.as_path().as_os_str().len())
+}
+
+/// Who may change what is in a file set, and who is told of changes.
+pub(crate) fn who(fileset: &FileSetStatus, me: &HostName, paint: Paint) -> String {
+    let mut table = table(&["HOST", "ROLE", "PERMIT", "STATE", "LACKS"], paint);
+    let permit = |host: &HostName| match () {
+        () if fileset.permit.at.as_ref() == Some(host) => "has it",
+        () if fileset.permit.waiting.contains(host) => "waits for it",
+        () => "-",
+    };
+    table.add_row([
+        Cell::new(me).add_attribute(Attribute::Bold),
+        Cell::new(role(fileset)),
+        Cell::new(permit(me)),
+        state_cell(fileset.state),
+        Cell::new(""),
+    ]);
+    for replica in &fileset.replicas {
+        let word = match fileset.role {
+            Role::Holder if replica.client => "client",
+            Role::Holder => "replica",
+            Role::Replicator | Role::Client => "holder",
+        };
+        let [_, lag] = replica_cells(Some(replica));
+        let permit = Cell::new(permit(&replica.host));
+        table.add_row([Cell::new(&replica.host), Cell::new(word), permit, state_cell(replica.state), lag]);
+    }
+    render(&table)
 }
 
 fn role(fileset: &FileSetStatus) -> String {
