@@ -45,7 +45,7 @@ fn an_adopted_directory_has_ids_that_survive_a_rebuild() {
     assert!(matches!(Store::open(bottom(&root), config(home.path(), 1)), Err(StoreError::WrongIndex { .. })));
     let (store, rebuilt) = Store::rebuild(bottom(&root), config(home.path(), 1), &mut |_| {}).unwrap();
     assert_eq!((rebuilt.objects, rebuilt.duplicates, rebuilt.nameless), (6, 1, 1));
-    let side = Side { home, root, store };
+    let side = Side { home, root, store: store.into() };
     let again: Vec<_> = ["a", "a/b", "dangling"].iter().map(|p| side.id(p)).collect();
     assert_eq!(again, [ids[0], ids[1], ids[3]]);
     let all = ["a", "a/b", "dangling", "nameless", "copy", "a/one"].map(|p| side.id(p));
@@ -184,7 +184,7 @@ fn a_replica_rebuilt_knows_its_stamps() {
     drop(store);
     let (store, rebuilt) = Store::rebuild(bottom(&root), config(home.path(), 2), &mut |_| {}).unwrap();
     assert_eq!((rebuilt.nameless, rebuilt.duplicates), (0, 0));
-    let replica = Side { home, root, store };
+    let replica = Side { home, root, store: store.into() };
     let after: Vec<_> = paths.iter().map(|p| replica.store.object_stamp(replica.id(p)).unwrap().unwrap()).collect();
     assert_eq!(before, after);
     assert!(replica.store.applied().unwrap().is_empty());
@@ -328,7 +328,7 @@ fn a_file_with_several_names_keeps_its_inode_and_an_interrupted_copy_is_finished
     assert_eq!(fs::read(root.join("two")).unwrap(), b"third");
 
     // And in the middle of one that appends.
-    let replica = Side { home, root, store };
+    let replica = Side { home, root, store: store.into() };
     let staged = stage(&replica, id, b"\0\0\0\0\0 and more");
     let Side { home, root, store } = replica;
     drop(store);
