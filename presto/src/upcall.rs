@@ -176,6 +176,7 @@ impl Client {
                     cache.reintegrated(upto);
                 }
             }
+            Downcall::Filled { objects } => drop(objects),
             Downcall::Shutdown => {
                 // Nothing more will come: who waits for it would keep the mount in use.
                 self.filter.room.end();

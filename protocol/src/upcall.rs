@@ -4,11 +4,11 @@
 //! of its bottom directory attached (`SCM_RIGHTS`), and goes on; when the connection is lost it connects again and says
 //! hello again. Requests are few and independent, so none needs a number.
 
-use crate::{FileSetId, Handle, Name, ProtocolError, limits};
+use crate::{FileSetId, Handle, Name, ProtocolError, Timestamp, limits};
 use serde::{Deserialize, Serialize};
 
 /// Version of this channel's messages; both ends must have the same, as they are installed together.
-pub(crate) const VERSION: u16 = 2;
+pub(crate) const VERSION: u16 = 3;
 
 /// Bytes before a body.
 pub const UPCALL_FRAME_HEADER_BYTES: usize = 4;
@@ -123,6 +123,12 @@ pub enum Downcall {
     InvalidateAll {
         /// Comes back in the answer.
         token: u64,
+    },
+    /// Names or contents were brought here, of objects that are the same to programs before and after. Said before
+    /// [`Downcall::Fetched`].
+    Filled {
+        /// The objects, and each one's time of last status change before and after.
+        objects: Vec<(Handle, Timestamp, Timestamp)>,
     },
     /// Answer to [`Upcall::Fetch`]: what waits for the object is tried again, or fails.
     Fetched {
