@@ -14,7 +14,7 @@ use lento_net::Connection;
 use lento_store::{Bounds, CommitError, Committed, Filled, Invalidation, Store, StoreError, Wanting};
 use lento_transfer::{CompareOptions, Comparer, Fetched, Receiver, TransferError};
 use protocol::{Downcall, FileSetId, Handle, HostId, Kind, ObjectId, Position, Reply, Request, limits};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -153,6 +153,15 @@ enum Listed {
     Gone,
 }
 
+/// Where a program walks.
+struct Walk {
+    began: ObjectId,
+    directory: ObjectId,
+    from: Option<ObjectId>,
+    /// Directories that come after it.
+    next: VecDeque<ObjectId>,
+}
+
 /// How things are fetched: in threads that may block.
 #[derive(Clone)]
 pub(super) struct Fetch {
@@ -250,45 +259,88 @@ impl Fetch {
     }
 
     fn fetch_small(&self, small: Vec<(Handle, ObjectId)>) {
+        if let [(handle, id)] = small[..]
+            && let Some(walk) = self.walk_from(id)
+        {
+            return self.walk(walk, Some((handle, id)));
+        }
         let mut results = self.contents(small.iter().map(|(_, id)| *id).collect(), 0);
         let told = |(handle, id): &(Handle, ObjectId)| {
             (*handle, self.told(*id, results.remove(id).unwrap_or(Ok(Outcome::Later))))
         };
         self.tell(small.iter().map(told).collect());
         for (_, id) in small {
-            if let Err(why) = self.files_ahead(id) {
-                tracing::debug!(%id, why = format!("{why:#}"), "not read ahead");
+            if let Some(walk) = self.walk_from(id) {
+                self.walk(walk, None);
             }
         }
     }
 
-    /// Fetches the neighbours of a file that was wanted, if a program walks there.
-    fn files_ahead(&self, id: ObjectId) -> anyhow::Result<()> {
-        let Some(directory) = self.store.parent(id)? else { return Ok(()) };
-        if !self.walks.file_wanted(directory, self.store.parent(directory)?) {
-            return Ok(());
-        }
-        let mut from = id;
-        let mut round = || -> anyhow::Result<bool> {
-            let next = self.store.absent_in(directory, Some(from), Kind::File, AHEAD)?;
-            let Some((last, _)) = next.last() else { return Ok(false) };
-            from = *last;
-            let came = self.contents(next.into_iter().map(|(id, _)| id).collect(), AHEAD.bytes);
-            Ok(came.values().any(|outcome| matches!(outcome, Ok(Outcome::Answer(0)))))
+    /// Where the neighbours of a file are that was wanted, if a program walks there.
+    fn walk_from(&self, id: ObjectId) -> Option<Walk> {
+        let looked = || -> Result<Option<Walk>, StoreError> {
+            let Some(directory) = self.store.parent(id)? else { return Ok(None) };
+            let above = self.store.parent(directory)?;
+            if !self.walks.file_wanted(directory, above) {
+                return Ok(None);
+            }
+            let next = match above {
+                Some(above) => self.store.directories_after(above, directory).unwrap_or_default(),
+                None => Vec::new(),
+            };
+            Ok(Some(Walk { began: directory, directory, from: Some(id), next: next.into() }))
         };
-        let mut result = Ok(());
+        looked().unwrap_or_else(|why| {
+            tracing::debug!(%id, %why, "not read ahead");
+            None
+        })
+    }
+
+    /// Fetches what programs come to next: the files of a directory, and of those beside it. What is wanted comes first.
+    fn walk(&self, mut walk: Walk, mut wanted: Option<(Handle, ObjectId)>) {
         for _ in 0..AHEAD_ROUNDS {
-            match round() {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(why) => {
-                    result = Err(why);
-                    break;
-                }
+            let mut batch = wanted.map(|(_, id)| vec![id]).unwrap_or_default();
+            if let Err(why) = self.next_of(&mut walk, &mut batch) {
+                tracing::debug!(why = format!("{why:#}"), "not read ahead any more");
+                walk.next.clear();
+            }
+            if batch.is_empty() {
+                break;
+            }
+            let mut results = self.contents(batch, 0);
+            let came = results.values().any(|outcome| matches!(outcome, Ok(Outcome::Answer(0))));
+            if let Some((handle, id)) = wanted.take() {
+                let outcome = results.remove(&id).unwrap_or(Ok(Outcome::Later));
+                self.tell(vec![(handle, self.told(id, outcome))]);
+            }
+            // Room is not made for what nobody asked for.
+            if !came || self.store.cached_bytes() + AHEAD.bytes > self.bound {
+                break;
             }
         }
-        self.walks.ended(directory);
-        result
+        self.walks.ended(walk.began);
+    }
+
+    /// Adds what comes next, as much as is fetched at once.
+    fn next_of(&self, walk: &mut Walk, batch: &mut Vec<ObjectId>) -> anyhow::Result<()> {
+        let mut bytes = 0;
+        loop {
+            let room =
+                Bounds { objects: AHEAD.objects.saturating_sub(batch.len()), bytes: AHEAD.bytes - bytes, ..AHEAD };
+            for (id, size) in self.store.absent_in(walk.directory, walk.from, Kind::File, room)? {
+                bytes += size;
+                walk.from = Some(id);
+                batch.push(id);
+            }
+            if batch.len() >= AHEAD.objects || bytes >= AHEAD.bytes {
+                return Ok(());
+            }
+            let Some(next) = walk.next.pop_front() else { return Ok(()) };
+            if self.store.is_absent(next)? {
+                self.names(next)?;
+            }
+            (walk.directory, walk.from) = (next, None);
+        }
     }
 
     /// Asks for the names in what is beside a directory that was wanted, and in it, if a program walks there.

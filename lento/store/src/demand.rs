@@ -4,7 +4,7 @@
 //! lists no directory that has it.
 
 use crate::bottom::Bottom;
-use crate::commit::{Committed, copy_content, set_size};
+use crate::commit::{Committed, move_content, set_size};
 use crate::error::{CommitError, StoreError};
 use crate::index::Row;
 use crate::staged::{Staged, StagedFile};
@@ -252,9 +252,9 @@ impl Store {
 
     fn copy_staged(&self, id: ObjectId, file: &StagedFile, row: &Row, target: &File) -> Result<(), StoreError> {
         let what = || format!("filling in the content of object {id}");
-        let source = self.bottom.open_at(self.bottom.staging(), &file.name, OFlag::O_RDONLY);
+        let source = self.bottom.open_at(self.bottom.staging(), &file.name, OFlag::O_RDWR);
         let source = source.map_err(StoreError::io(what()))?;
-        let copied = copy_content(source.as_fd(), target.as_fd(), 0);
+        let copied = move_content(source.as_fd(), target.as_fd());
         if let Some(version) = row.version {
             sys::set_mtime(target.as_fd(), version.mtime).map_err(StoreError::io(what()))?;
         }

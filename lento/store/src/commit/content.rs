@@ -14,6 +14,9 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+/// Bytes that are in two places at most while a content is moved.
+const MOVED_AT_ONCE: i64 = 16 << 20;
+
 impl Commit<'_> {
     /// Opens the staged content of an object. `None` if there is none, or it is in place already.
     pub(super) fn open_staged(&self, id: ObjectId) -> Result<Option<(OwnedFd, CString)>, CommitError> {
@@ -158,6 +161,27 @@ pub(crate) fn copy_content(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64)
         let hole = lseek(from, data, Whence::SeekHole)?.min(end);
         copy_range(from, to, data, hole)?;
         at = hole;
+    }
+    Ok(ftruncate(to, end)?)
+}
+
+/// Makes the content of `to` that of `from`, which has nothing but holes afterwards: there is room for one of them only.
+pub(crate) fn move_content(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    let end = nix::sys::stat::fstat(from)?.st_size;
+    if end <= MOVED_AT_ONCE {
+        return copy_content(from, to, 0);
+    }
+    let mut at = 0;
+    while at < end {
+        let data = match lseek(from, at, Whence::SeekData) {
+            Ok(data) => data,
+            Err(Errno::ENXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        let until = lseek(from, data, Whence::SeekHole)?.min(data + MOVED_AT_ONCE).min(end);
+        copy_range(from, to, data, until)?;
+        punch(from, data, until)?;
+        at = until;
     }
     Ok(ftruncate(to, end)?)
 }

@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
-pub(crate) use content::copy_content;
+pub(crate) use content::{copy_content, move_content};
 pub(crate) use demand::set_size;
 
 /// A group that was committed.
