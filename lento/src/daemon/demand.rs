@@ -11,7 +11,7 @@ use super::stage::rounds;
 use super::walk::Walks;
 use crate::daemon::input::Call;
 use lento_net::Connection;
-use lento_store::{Bounds, CommitError, Committed, Filled, Invalidation, Store, StoreError, Wanting};
+use lento_store::{Bounds, Brought, CommitError, Committed, Filled, Invalidation, Store, StoreError, Wanting};
 use lento_transfer::{CompareOptions, Comparer, Fetched, Receiver, TransferError};
 use protocol::{Downcall, FileSetId, Handle, HostId, Kind, ObjectId, Position, Reply, Request, limits};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -391,8 +391,13 @@ impl Fetch {
                 }
             }
             match self.listing(directory) {
-                Ok(Listed::Here) if self.store.end_listing(directory)? => return Ok(Outcome::Answer(0)),
-                Ok(Listed::Here | Listed::Overtaken) => self.store.give_up_listing(directory),
+                Ok(Listed::Here) => {
+                    if let Some(brought) = self.store.end_listing(directory)? {
+                        self.brought(&[brought]);
+                        return Ok(Outcome::Answer(0));
+                    }
+                }
+                Ok(Listed::Overtaken) => self.store.give_up_listing(directory),
                 Ok(Listed::Gone) => {
                     self.store.give_up_listing(directory);
                     return Ok(Outcome::Answer(libc::ESTALE));
@@ -421,6 +426,17 @@ impl Fetch {
         };
         self.invalidate(report.invalidate);
         Ok(Listed::Here)
+    }
+
+    /// Tells Presto what is here now, and is to programs as it was.
+    fn brought(&self, all: &[Brought]) {
+        let Some(presto) = &self.presto else { return };
+        for some in all.chunks(BATCH) {
+            let objects = some.iter().map(|one| (one.handle, one.before, one.after)).collect();
+            if presto.blocking_send(Downcall::Filled { objects }).is_err() {
+                return;
+            }
+        }
     }
 
     /// Has the kernel forget what was changed behind its caches.
@@ -506,8 +522,8 @@ impl Fetch {
         let mut filled = Vec::new();
         for (id, result) in self.store.fill(staged)? {
             let outcome = match result {
-                Filled::Done(handle) => {
-                    filled.push(handle);
+                Filled::Done(brought) => {
+                    filled.push(brought);
                     Outcome::Answer(0)
                 }
                 // Tried again: what became of it is looked at first.
@@ -516,7 +532,9 @@ impl Fetch {
             };
             results.insert(id, Ok(outcome));
         }
-        self.invalidate(Invalidation { objects: filled, ..Invalidation::default() });
+        self.brought(&filled);
+        let objects = filled.into_iter().map(|brought| brought.handle).collect();
+        self.invalidate(Invalidation { objects, ..Invalidation::default() });
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use crate::store::{Asked, Store, Writer, lock};
 use crate::sys;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use protocol::{Handle, Kind, Name, ObjectId, Position, Shipment};
+use protocol::{Handle, Kind, Name, ObjectId, Position, Shipment, Timestamp};
 use std::collections::hash_map::Entry;
 use std::ffi::CStr;
 use std::fs::File;
@@ -57,11 +57,22 @@ pub struct Wanting {
     pub absent: bool,
 }
 
+/// An object of which names or content were brought here, which is the same to programs as before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Brought {
+    /// Which.
+    pub handle: Handle,
+    /// Its time of last status change before.
+    pub before: Timestamp,
+    /// And after.
+    pub after: Timestamp,
+}
+
 /// What became of a content that was to be filled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filled {
     /// It is here.
-    Done(Handle),
+    Done(Brought),
     /// It is of a later version than the attributes that are here: records that were shipped, or will be, tell of it.
     Newer(Position),
     /// The object was changed or removed meanwhile, or has its content.
@@ -73,6 +84,8 @@ struct Filling<'a> {
     id: ObjectId,
     file: &'a StagedFile,
     row: Row,
+    /// Its time of last status change before.
+    before: Timestamp,
     /// Locked: Presto empties an absent file without asking, under the same lock.
     target: Flock<File>,
     copied: Result<(), StoreError>,
@@ -104,10 +117,12 @@ impl Store {
     /// Says that the names of a directory are going to be asked for: records that concern them are noted from now on.
     /// `false` if they are being asked for already.
     pub fn begin_listing(&self, directory: ObjectId) -> bool {
+        let examined = self.open_object(directory, OFlag::O_PATH).and_then(|fd| self.changed(fd.as_fd()));
+        let changed = examined.ok();
         match lock(&self.writer).listings.entry(directory) {
             Entry::Occupied(_) => false,
             Entry::Vacant(entry) => {
-                entry.insert(Asked::default());
+                entry.insert(Asked { changed, ..Asked::default() });
                 true
             }
         }
@@ -129,22 +144,22 @@ impl Store {
         self.commit_into(&mut writer, shipments, &Staged::default())
     }
 
-    /// Says that the names of a directory are here, as they were asked for: it is not absent any more. `false` if a
+    /// Says that the names of a directory are here, as they were asked for: it is not absent any more. `None` if a
     /// record was passed over meanwhile that may change them: then they must be asked for again.
-    pub fn end_listing(&self, directory: ObjectId) -> Result<bool, StoreError> {
+    pub fn end_listing(&self, directory: ObjectId) -> Result<Option<Brought>, StoreError> {
         let mut writer = lock(&self.writer);
-        if writer.listings.remove(&directory).is_none_or(|asked| asked.overtaken) {
-            return Ok(false);
-        }
+        let asked = writer.listings.remove(&directory).filter(|asked| !asked.overtaken);
+        let Some(before) = asked.map(|asked| asked.changed) else { return Ok(None) };
         let what = || format!("marking directory {directory} as complete");
-        let Some(row) = writer.index.object(directory)? else { return Ok(false) };
+        let Some(row) = writer.index.object(directory)? else { return Ok(None) };
         let fd = match self.bottom.open(row.handle, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(fd) => fd,
-            Err(why) if why.raw_os_error() == Some(libc::ESTALE) => return Ok(false),
+            Err(why) if why.raw_os_error() == Some(libc::ESTALE) => return Ok(None),
             Err(why) => return Err(StoreError::io(what())(why)),
         };
         self.bottom.clear_absent(fd.as_fd()).map_err(StoreError::io(what()))?;
-        Ok(true)
+        let after = self.changed(fd.as_fd())?;
+        Ok(Some(Brought { handle: row.handle, before: before.unwrap_or(after), after }))
     }
 
     /// Whether an object that is here lacks its names or its content.
@@ -208,8 +223,9 @@ impl Store {
         for (id, as_of, file) in contents {
             match self.prepare_filling(*id, *as_of)? {
                 Ok((row, target)) => {
+                    let before = self.changed(target.as_fd())?;
                     let copied = self.copy_staged(*id, file, &row, &target);
-                    fillings.push(Filling { id: *id, file, row, target, copied });
+                    fillings.push(Filling { id: *id, file, row, before, target, copied });
                 }
                 Err(why) => results.push((*id, why)),
             }
@@ -261,9 +277,14 @@ impl Store {
         copied.map_err(StoreError::io(what()))
     }
 
+    fn changed(&self, fd: BorrowedFd<'_>) -> Result<Timestamp, StoreError> {
+        let stat = self.bottom.stat(fd).map_err(StoreError::io("examining what is brought here"))?;
+        Ok(Timestamp { secs: stat.st_ctime, nanos: stat.st_ctime_nsec as u32 })
+    }
+
     /// Removes the mark, if nothing happened to the object meanwhile.
     fn end_filling(&self, writer: &mut Writer, filling: Filling<'_>) -> Result<Filled, StoreError> {
-        let Filling { id, file, row, target, copied } = filling;
+        let Filling { id, file, row, before, target, copied } = filling;
         let what = || format!("filling in the content of object {id}");
         let now = writer.index.object(id)?;
         let version = now.as_ref().filter(|now| now.handle == row.handle).and_then(|now| now.version);
@@ -286,7 +307,7 @@ impl Store {
         if file.size > protocol::limits::INLINE_CONTENT_BYTES {
             writer.index.put_hash(id, version.size, version.mtime, &file.hash)?;
         }
-        Ok(Filled::Done(row.handle))
+        Ok(Filled::Done(Brought { handle: row.handle, before, after: self.changed(target.as_fd())? }))
     }
 }
 

@@ -34,7 +34,7 @@ pub use cache::CacheUse;
 pub use check::Suspect;
 pub use commit::{Committed, Invalidation};
 pub use covered::open_covered;
-pub use demand::{Filled, Wanting};
+pub use demand::{Brought, Filled, Wanting};
 pub use error::{CommitError, StoreError};
 pub use history::History;
 pub use identity::{CommittedVersion, Identity};

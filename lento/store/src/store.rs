@@ -73,6 +73,8 @@ pub(crate) struct Writer {
 /// What was applied since the names of a directory were asked for.
 #[derive(Default)]
 pub(crate) struct Asked {
+    /// The directory's time of last status change before.
+    pub(crate) changed: Option<Timestamp>,
     /// A record was passed over that concerns the names.
     pub(crate) overtaken: bool,
     /// Objects that records touched.

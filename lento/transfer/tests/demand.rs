@@ -87,7 +87,7 @@ fn arrive(source: &Source, client: &Side, listing: OnItsWay) -> bool {
         Err(why) => panic!("{why}"),
     };
     assert!(report.failed.is_empty() && report.kept.is_empty(), "{report:?}");
-    client.store.end_listing(id).unwrap()
+    client.store.end_listing(id).unwrap().is_some()
 }
 
 fn fetch(source: &Source, client: &Side, ids: &[ObjectId]) -> Vec<(ObjectId, Filled)> {
