@@ -102,8 +102,10 @@ fn presto_killed_under_load_loses_and_invents_nothing() -> Result<()> {
         for host in cluster.hosts() {
             applications.iter().try_for_each(|app| app.check(&host.mount()))?;
         }
-        let names = replay::assert_log_tells_names(&cluster[0])?;
-        println!("the log tells all {names} names");
+        match replay::assert_log_tells_names(&cluster[0])? {
+            Some(names) => println!("the log tells all {names} names"),
+            None => println!("the log was trimmed: what it told is compared on the replica"),
+        }
         Ok(())
     })
 }
