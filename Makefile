@@ -7,7 +7,7 @@
 #   make bench      the filter and the replication against native ext4 and rsync; as root
 #   make fuzz       the decoders, FUZZ_SECONDS (60) each
 #   make docs       API documentation and man pages, in target/doc and target/man
-#   make install    programs, man pages, completions, systemd unit; PREFIX (/usr/local), DESTDIR
+#   make install    programs, mount helper, man pages, completions, systemd unit; PREFIX (/usr/local), SBINDIR (/usr/sbin), DESTDIR
 #   make clean
 
 SHELL := /bin/bash
@@ -19,6 +19,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 RELEASE := $(TARGET)/release
 PREFIX ?= /usr/local
 UNITDIR ?= /usr/lib/systemd/system
+# Not below PREFIX: mount(8) looks for its helpers in /sbin, which this is.
+SBINDIR ?= /usr/sbin
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS = $(basename $(notdir $(wildcard protocol/fuzz/fuzz_targets/*.rs)))
 
@@ -84,6 +86,8 @@ docs: programs
 
 install: programs
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(RELEASE)/lento $(RELEASE)/presto
+	install -d $(DESTDIR)$(SBINDIR)
+	ln -sfn $(PREFIX)/bin/lento $(DESTDIR)$(SBINDIR)/mount.presto
 	rm -rf $(TARGET)/man $(TARGET)/completions
 	$(RELEASE)/lento generate man $(TARGET)/man
 	$(RELEASE)/lento generate completions $(TARGET)/completions

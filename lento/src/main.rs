@@ -1,4 +1,4 @@
-//! `lento`: the manager's daemon and its command line.
+//! `lento`: the manager's daemon and its command line; called as `mount.presto`, the helper of `mount(8)`.
 
 mod daemon;
 
@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Parser;
 use lento_cli::args::{DaemonArgs, InitArgs, JoinArgs};
 use lento_cli::control::{Code, Failure};
-use lento_cli::{Cli, Command, report, run_client};
+use lento_cli::{Cli, Command, is_mount_helper, report, run_client, run_mount_helper};
 use lento_net::{Identity, IdentityError, Ticket};
 use protocol::{Grant, Role};
 use std::io::Read;
@@ -16,6 +16,10 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    if is_mount_helper(args.next().as_deref()) {
+        return run_mount_helper(args);
+    }
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Init(args) => init(&cli.home, args),

@@ -81,6 +81,11 @@ impl Host {
         &self.place.name
     }
 
+    /// Its network namespace.
+    pub fn namespace(&self) -> &str {
+        &self.place.namespace
+    }
+
     /// `address:port` at which it listens.
     pub fn listen(&self) -> &str {
         &self.place.listen

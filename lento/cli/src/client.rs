@@ -53,7 +53,7 @@ impl ClientError {
         let (code, hint) = match self {
             Self::NotRunning { home, .. } => (
                 Code::NoDaemon,
-                Some(if home.join(IDENTITY).exists() {
+                Some(if Client::is_home(home) {
                     format!("start it with `systemctl start lento` or `lento daemon --home {}`", home.display())
                 } else {
                     format!(
@@ -88,6 +88,11 @@ impl Client {
             Err(why) if why.kind() == ErrorKind::PermissionDenied => Err(ClientError::Denied { home: home.into() }),
             Err(why) => Err(ClientError::NotRunning { home: home.into(), why }),
         }
+    }
+
+    /// Whether `home` is that of a host, whose daemon may be starting.
+    pub(crate) fn is_home(home: &Path) -> bool {
+        home.join(IDENTITY).exists()
     }
 
     /// A silence longer than `time` is [`ClientError::Silent`]; without it the client waits for ever.

@@ -7,11 +7,13 @@ pub mod args;
 mod client;
 pub mod control;
 mod generate;
+mod mount_helper;
 mod objects;
 mod output;
 mod run;
 
 pub use args::{Cli, Command};
 pub use client::{Client, ClientError, Events};
+pub use mount_helper::{is_mount_helper, run_mount_helper};
 pub use output::{Screen, report, status_text};
 pub use run::run_client;

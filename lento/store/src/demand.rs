@@ -1,6 +1,6 @@
 //! A client's cache (design D3, D11): objects of which only attributes are here, and how their names and contents come.
 //!
-//! Such an object has [`Xattr::ABSENT`]. What is written into it before that goes is never seen: Presto opens no file and
+//! Such an object has [`protocol::Xattr::ABSENT`]. What is written into it before that goes is never seen: Presto opens no file and
 //! lists no directory that has it.
 
 use crate::bottom::Bottom;

@@ -30,7 +30,7 @@ impl Commit<'_> {
         Ok(complete)
     }
 
-    /// As [`Commit::apply_record`], as far as the directories are here.
+    /// As [`Commit::apply_here`], as far as the directories are here.
     pub(super) fn apply_on_demand(&mut self, place: usize, record: &Record) -> Result<(), CommitError> {
         let [first, second] = record.op.parents();
         let first = first.map(|id| self.has_names(id)).transpose()?;
