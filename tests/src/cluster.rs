@@ -9,7 +9,7 @@ use crate::{
     workspace::Workspace,
 };
 use anyhow::{Context, Result, ensure};
-use std::{fs, ops::Index, path::Path, time::Duration};
+use std::{fs, ops::Index, path::Path, sync::mpsc::RecvTimeoutError, time::Duration};
 
 const PORT: u16 = 7400;
 
@@ -17,6 +17,7 @@ const PORT: u16 = 7400;
 #[derive(Debug, Clone)]
 pub struct Options {
     disks: Vec<u64>,
+    clients: usize,
     state_on_disk: bool,
     mount_options: Vec<String>,
 }
@@ -24,7 +25,12 @@ pub struct Options {
 impl Options {
     /// Two hosts with disks of 4 GiB.
     pub fn pair() -> Self {
-        Self { disks: vec![4 * GIB; 2], state_on_disk: false, mount_options: Vec::new() }
+        Self { disks: vec![4 * GIB; 2], clients: 0, state_on_disk: false, mount_options: Vec::new() }
+    }
+
+    /// One host that stores the file set, and clients that do not.
+    pub fn clients(count: usize) -> Self {
+        Self { disks: vec![4 * GIB; 1 + count], clients: count, ..Self::pair() }
     }
 
     /// With disks of other sizes, in bytes; as many hosts as sizes.
@@ -71,6 +77,21 @@ pub fn with_pair(options: Options, test: impl FnOnce(&Cluster) -> Result<()>) ->
     })
 }
 
+/// Runs `test` on a holder, whose store `fill` made first, and clients that have mounted it with these options of
+/// `lento mount`; everything is killed if it takes longer than `timeout`, as what a mount does not answer waits for ever.
+pub fn with_clients(
+    (count, options, timeout): (usize, &[&str], Duration),
+    fill: impl FnOnce(&Path) -> Result<()>,
+    test: impl FnOnce(&Cluster) -> Result<()>,
+) -> Result<()> {
+    with_hosts(Options::clients(count), |cluster| {
+        fill(&cluster[0].mount())?;
+        cluster.create(0)?;
+        (1..=count).try_for_each(|client| cluster.mount_client(client, &[], options))?;
+        cluster.within(timeout, || test(cluster))
+    })
+}
+
 /// Runs `test` on hosts on which nothing was started yet; tells their logs if it fails.
 pub fn with_hosts(options: Options, test: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
     let cluster = Cluster::new(options)?;
@@ -93,7 +114,11 @@ impl Cluster {
                 namespace: network.namespace(i),
                 listen: format!("{}:{PORT}", network.address(i)),
             };
-            hosts.push(Host::new(space.path(), place, *bytes, options.state_on_disk)?);
+            let is_client = i + options.clients >= options.disks.len();
+            hosts.push(match is_client {
+                true => Host::client(space.path(), place, *bytes)?,
+                false => Host::new(space.path(), place, *bytes, options.state_on_disk)?,
+            });
         }
         Ok(Self { hosts, network, options, space })
     }
@@ -125,7 +150,11 @@ impl Cluster {
 
     /// A ticket from the first host.
     pub fn ticket(&self) -> Result<String> {
-        let text = self.hosts[0].lento(["invite", "--fileset", FILESET]).ok()?;
+        self.ticket_for(&[])
+    }
+
+    fn ticket_for(&self, options: &[&str]) -> Result<String> {
+        let text = self.hosts[0].lento(["invite", "--fileset", FILESET]).args(options).ok()?;
         // What else is printed is for people; the ticket is the longest word.
         let word = text.split_whitespace().max_by_key(|w| w.len()).context("no ticket printed")?;
         Ok(word.to_owned())
@@ -153,6 +182,32 @@ impl Cluster {
         host.wait_mounted()
     }
 
+    /// Has `host` join as a client with a ticket that has these options, and mount the file set with those.
+    pub fn mount_client(&self, host: usize, ticket: &[&str], options: &[&str]) -> Result<()> {
+        let ticket = self.ticket_for(&[&["--client"], ticket].concat())?;
+        let host = &self.hosts[host];
+        host.lento(["join", &ticket, "--name", host.name()]).ok()?;
+        host.start()?;
+        host.lento(["mount", FILESET]).arg(host.mount()).args(options).ok()?;
+        host.wait_mounted()
+    }
+
+    /// Waits until the holder has what clients wrote, and the clients see what the holder has; everything is fetched for
+    /// that, and compared. Returns the number of objects.
+    pub fn clients_agree(&self, timeout: Duration) -> Result<usize> {
+        for (i, host) in self.hosts.iter().enumerate().skip(1) {
+            self.wait_on(i, timeout).with_context(|| format!("client {}", host.name()))?;
+        }
+        let holder = tree::read(&self.hosts[0].mount())?;
+        for host in &self.hosts[1..] {
+            eventually(timeout, "a client sees what the holder has", || {
+                self.same(&holder, &host.mount()).map(|()| true)
+            })?;
+        }
+        self.same(&holder, &self.hosts[0].store())?;
+        Ok(holder.len())
+    }
+
     /// Cuts the network between the first two hosts.
     pub fn cut(&self) -> Result<()> {
         self.network.cut(Cut::Both(0, 1))
@@ -170,6 +225,27 @@ impl Cluster {
         let seconds = format!("{}s", timeout.as_secs());
         let wait = self.hosts[host].lento(["wait", FILESET, "--timeout", &seconds]);
         wait.timeout(timeout + Duration::from_secs(10)).ok().map(|_| ())
+    }
+
+    /// Runs `test`; if it takes longer than `timeout`, reports and kills all hosts, so that whatever waits for them fails.
+    pub fn within(&self, timeout: Duration, test: impl FnOnce() -> Result<()>) -> Result<()> {
+        let (done, ended) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let watchdog = scope.spawn(move || {
+                let late = ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout);
+                if late {
+                    eprintln!("the test did not end in {timeout:?}: its hosts are killed");
+                    self.hosts.iter().for_each(Host::report);
+                    self.hosts.iter().for_each(Host::end_processes);
+                }
+                late
+            });
+            let result = test();
+            drop(done);
+            let late = watchdog.join().map_err(|_| anyhow::anyhow!("the watchdog panicked"))?;
+            ensure!(!late, "it did not end in {timeout:?}; {result:?} came of it");
+            result
+        })
     }
 
     fn running(&self) -> impl Iterator<Item = &Host> {

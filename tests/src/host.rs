@@ -26,6 +26,8 @@ pub const FILESET: &str = "web";
 const LOG: &str = "info,lento=debug,lento_net=debug,rustls=warn";
 /// Open files that a daemon may have, and what it starts.
 const DESCRIPTORS: u64 = 20_000;
+/// The attribute that tells what a client's cache has of an object.
+const STATE: &str = "user.intermezzo.state";
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Where a host listens, and in which namespace it lives.
@@ -45,6 +47,8 @@ pub struct Host {
     place: Place,
     dir: PathBuf,
     home: PathBuf,
+    mount: PathBuf,
+    store: PathBuf,
     daemon: Mutex<Option<Child>>,
     disk: Mutex<Image>,
 }
@@ -62,8 +66,17 @@ impl Host {
         let disk = Image::on_loop(&dir, "disk", disk_bytes)?;
         let home = if state_on_disk { disk.path().join("home") } else { dir.join("home") };
         fs::create_dir_all(disk.path().join("store"))?;
-        let host = Self { place, dir, home, daemon: Mutex::new(None), disk: Mutex::new(disk) };
+        let (mount, store) = (dir.join("disk/store"), dir.join("raw/store"));
+        let host = Self { place, dir, home, mount, store, daemon: Mutex::new(None), disk: Mutex::new(disk) };
         host.bind_raw()?;
+        Ok(host)
+    }
+
+    /// The same for a host that is to be a client: it stores nothing but what it caches, which is on its disk with its state.
+    pub fn client(space: &Path, place: Place, disk_bytes: u64) -> Result<Self> {
+        let mut host = Self::new(space, place, disk_bytes, true)?;
+        (host.mount, host.store) = (host.dir.join("mount"), host.home.join("cache").join(FILESET));
+        fs::create_dir_all(&host.mount)?;
         Ok(host)
     }
 
@@ -91,14 +104,28 @@ impl Host {
         &self.place.listen
     }
 
-    /// The mount, which covers the store.
+    /// The mount; it covers the store, but on a client.
     pub fn mount(&self) -> PathBuf {
-        self.dir.join("disk/store")
+        self.mount.clone()
     }
 
-    /// The store beneath the mount.
+    /// The store beneath the mount; on a client its cache.
     pub fn store(&self) -> PathBuf {
-        self.dir.join("raw/store")
+        self.store.clone()
+    }
+
+    /// What a client has of a file below the mount: `local`, `cached`, `absent` or `modified`.
+    pub fn cache_state(&self, path: impl AsRef<Path>) -> Result<String> {
+        let file = self.at(path);
+        let value = xattr::get(&file, STATE).with_context(|| format!("{STATE} of {file:?}"))?;
+        let value = value.with_context(|| format!("{file:?} has no {STATE}"))?;
+        String::from_utf8(value).context("a state that is no text")
+    }
+
+    /// Bytes that the store takes on the disk, with all that is kept beside it.
+    pub fn used(&self) -> Result<u64> {
+        let text = cmd("du", ["-s", "--block-size=1"]).arg(&self.store).run()?.stdout;
+        text.split_whitespace().next().and_then(|n| n.parse().ok()).with_context(|| format!("du says {text:?}"))
     }
 
     /// A path below the mount.
