@@ -1,13 +1,13 @@
 //! What a client's cache holds: bytes, what was used last, and what is pinned.
 
 use crate::commit::set_size;
+use crate::demand::try_lock;
 use crate::error::StoreError;
 use crate::index::Index;
 use crate::store::{Store, lock};
 use crate::sys;
-use nix::fcntl::{FallocateFlags, Flock, FlockArg, OFlag, fallocate};
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use protocol::{Handle, Kind, ObjectId};
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
@@ -80,7 +80,7 @@ impl Store {
         for handle in handles {
             let Ok(fd) = self.bottom.open(*handle, OFlag::O_RDWR) else { continue };
             // One that is being filled, or emptied, is let be.
-            let Ok(fd) = Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock) else { continue };
+            let Some(fd) = try_lock(fd).map_err(StoreError::io(what))? else { continue };
             let attr = self.bottom.attr(fd.as_fd()).map_err(StoreError::io(what))?;
             if attr.kind != Kind::File || !self.bottom.is_absent(fd.as_fd()).map_err(StoreError::io(what))? {
                 continue;

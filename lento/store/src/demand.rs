@@ -256,7 +256,10 @@ impl Store {
             return Ok(Err(Filled::Newer(as_of)));
         }
         let target = match self.bottom.open(row.handle, OFlag::O_RDWR) {
-            Ok(target) => lock_file(target).map_err(StoreError::io(what()))?,
+            Ok(target) => match try_lock(target).map_err(StoreError::io(what()))? {
+                Some(target) => target,
+                None => return Ok(Err(Filled::Superseded)),
+            },
             Err(why) if why.raw_os_error() == Some(libc::ESTALE) => return Ok(Err(Filled::Superseded)),
             Err(why) => return Err(StoreError::io(what())(why)),
         };
@@ -311,7 +314,12 @@ impl Store {
     }
 }
 
-/// Locks an absent file against being emptied by a program meanwhile.
-pub(crate) fn lock_file(file: OwnedFd) -> io::Result<Flock<File>> {
-    Flock::lock(File::from(file), FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+/// Locks an absent file against being emptied by a program meanwhile; `None` if that is being done, or it is being filled.
+/// Nobody waits for a lock who has others.
+pub(crate) fn try_lock(file: OwnedFd) -> io::Result<Option<Flock<File>>> {
+    match Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock) {
+        Ok(locked) => Ok(Some(locked)),
+        Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
+    }
 }

@@ -189,6 +189,18 @@ fn names_come_without_contents_and_contents_into_the_same_inode() {
 }
 
 #[test]
+fn a_file_that_is_filled_twice_at_once_does_not_wait_for_itself() {
+    let source = Source::new(Side::adopt(1, |root| fs::write(root.join("f"), b"content").unwrap()));
+    let client = Side::client(2);
+    assert!(arrive(&source, &client, ask(&source, &client, ObjectId::ROOT)));
+    let id = client.id("f");
+    let filled = fetch(&source, &client, &[id, id]);
+    let done = filled.iter().filter(|(_, filled)| matches!(filled, Filled::Done(_))).count();
+    assert_eq!((done, filled.len()), (1, 2), "{filled:?}");
+    assert_eq!(fs::read(client.root.join("f")).unwrap(), b"content");
+}
+
+#[test]
 fn a_content_newer_than_its_attributes_waits_for_the_records() {
     let mut source = Source::new(Side::adopt(1, |root| fs::write(root.join("f"), b"old").unwrap()));
     let client = Side::client(2);

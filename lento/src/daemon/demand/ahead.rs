@@ -73,9 +73,12 @@ impl Fetch {
             let room =
                 Bounds { objects: AHEAD.objects.saturating_sub(batch.len()), bytes: AHEAD.bytes - bytes, ..AHEAD };
             for (id, size) in self.store.absent_in(walk.directory, walk.from, Kind::File, room)? {
-                bytes += size;
                 walk.from = Some(id);
-                batch.push(id);
+                // What was wanted is found as well.
+                if !batch.contains(&id) {
+                    bytes += size;
+                    batch.push(id);
+                }
             }
             if batch.len() >= AHEAD.objects || bytes >= AHEAD.bytes {
                 return Ok(());
