@@ -24,7 +24,7 @@ fn helper(cluster: &Cluster, host: &Host, fileset: &str, dir: &Path, options: &s
         symlink(program("lento")?, &link)?;
     }
     // As mount(8) passes a line on: the file set, the directory, flags, options.
-    let call = cmd(link, [fileset]).arg(dir).args(&["-o", options]);
+    let call = cmd(link, [fileset]).arg(dir).args(["-o", options]);
     Ok(call.env("LENTO_HOME", host.home()).in_netns(host.namespace()))
 }
 
