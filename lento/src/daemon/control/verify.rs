@@ -1,7 +1,7 @@
 //! `lento verify`: both sides are read from beginning to end and compared, content and attributes.
 
 use super::conclude;
-use crate::daemon::error::{failed, no_fileset};
+use crate::daemon::error::{failed, hinted, no_fileset};
 use crate::daemon::input::{Answers, Call, Input};
 use crate::daemon::mind::Mind;
 use crate::daemon::requests::call;
@@ -31,9 +31,17 @@ impl Mind {
         let Some(store) = self.store(id) else {
             return super::end(&answers, [ControlEvent::Failed(failed(format!("the store of {name} is not open")))]);
         };
+        if self.filesets.get(&id).is_some_and(|set| set.config.client.is_some()) {
+            let why = hinted(
+                format!("this host stores nothing of {name} but what it caches: there is nothing to compare"),
+                "verify on a host that stores it: `lento status` names the holder",
+            );
+            return super::end(&answers, [ControlEvent::Failed(why)]);
+        }
         let links = self.engine.status(id).map(|status| status.links).unwrap_or_default();
         let peers: Vec<(HostId, HostName, Option<Connection>)> = links
             .iter()
+            .filter(|link| !self.is_client(id, link.peer))
             .map(|link| (link.peer, self.host_name(link.peer), self.network.connection(link.peer)))
             .collect();
         let inputs = self.inputs.clone();

@@ -1,4 +1,5 @@
-//! `mount.presto`, as `mount(8)` calls it for a line of `/etc/fstab`, by its symbolic link.
+//! What an administrator does with clients: `mount.presto`, as `mount(8)` calls it for a line of `/etc/fstab`, by its
+//! symbolic link; `lento verify`.
 
 use anyhow::{Context, Result, ensure};
 use intermezzo_tests::{
@@ -88,6 +89,25 @@ fn a_line_of_fstab_mounts_a_client_while_its_daemon_starts_and_without_a_server(
         fs::create_dir(&other)?;
         let unknown = helper(cluster, b, "other", &other, line)?.run()?;
         ensure!(unknown.code() == 32 && unknown.stderr.contains("other"), "{unknown:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn verify_compares_hosts_that_store_and_leaves_clients_out() -> Result<()> {
+    with_hosts(Options::pair().state_on_disk(), |cluster| {
+        let (a, b) = (&cluster[0], &cluster[1]);
+        cluster.create(0)?;
+        fs::write(a.at("file"), "never fetched")?;
+        let ticket = a.lento(["invite", "--client", "--fileset", FILESET]).ok()?;
+        b.lento(["join", ticket.trim(), "--name", b.name()]).ok()?;
+        b.start()?;
+        b.lento(["mount", FILESET]).arg(b.mount()).ok()?;
+        ensure!(b.at("file").exists(), "the file of a is not on b");
+        let alone = a.lento(["verify", FILESET]).run()?;
+        ensure!(alone.code() == 1 && alone.stderr.contains("no replica"), "a cache was compared: {alone:?}");
+        let cache = b.lento(["verify", FILESET]).run()?;
+        ensure!(cache.code() == 1 && cache.stderr.contains("caches"), "a cache was compared: {cache:?}");
         Ok(())
     })
 }
