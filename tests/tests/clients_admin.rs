@@ -58,6 +58,9 @@ fn a_line_of_fstab_mounts_a_client_while_its_daemon_starts_and_without_a_server(
         ensure!(set["cache"]["bound"] == 1_u64 << 30 && set["cache"]["read_only"] == false, "{set}");
         ensure!(set["mount"]["wait"]["soft"]["timeout_ms"] == 5000, "{set}");
         mount()?.ok().context("a mount that is there already")?;
+        // Not `lento umount`: the daemon keeps up what it mounted.
+        cmd("umount", [b.mount()]).ok()?;
+        b.wait_mounted()?;
 
         // What is wrong is told at once, in the way of mount(8).
         let refused = helper(cluster, b, FILESET, &b.mount(), "noatime")?.run()?;
