@@ -107,7 +107,7 @@ impl Store {
     }
 
     /// Makes the index anew from the identities in the store and from this host's log, and mends identities that are
-    /// missing or not unique. What the core saved is kept if the old index can still be read; how far peers' records
+    /// missing or not unique. What the core saved and what is pinned are kept if the old index can still be read; how far peers' records
     /// were applied is forgotten, and those that were kept for other peers go: all peers must compare.
     pub fn rebuild(
         bottom: Arc<Bottom>,
@@ -115,7 +115,8 @@ impl Store {
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Self, Rebuilt), StoreError> {
         let old = Index::open(&config.index, config.fileset, config.host, false);
-        let (state, unsynced) = old.and_then(|old| Ok((old.meta(STATE)?, old.meta(UNSYNCED)?))).unwrap_or_default();
+        let kept = |old: Index| Ok((old.meta(STATE)?, old.meta(UNSYNCED)?, old.pinned().unwrap_or_default()));
+        let (state, unsynced, pinned) = old.and_then(kept).unwrap_or_default();
         let path = suffixed(&config.index, ".new");
         remove_index(&path)?;
         let index = Index::open(&path, config.fileset, config.host, true)?;
@@ -125,6 +126,7 @@ impl Store {
         if let Some(unsynced) = unsynced {
             index.set_meta(UNSYNCED, &unsynced)?;
         }
+        pinned.into_iter().try_for_each(|id| index.pin(id, true))?;
         let mut filler = Filler::begin(&bottom, &index, &config)?;
         let rebuilt = filler.refill(progress)?;
         // Closing the last connection writes all back into the one file, which then takes the old one's place.
@@ -285,11 +287,24 @@ impl<'a> Filler<'a> {
                 }
             };
             self.put(id, found, stamp, progress)?;
+            self.count_cached(id, found)?;
             Ok(id)
         })?;
         rebuilt.objects = self.count;
         self.end(progress)?;
         Ok(rebuilt)
+    }
+
+    /// In a client's cache, enters a content that is here.
+    fn count_cached(&self, id: ObjectId, found: &Found<'_>) -> Result<(), StoreError> {
+        let attr = attr_of(&found.stat);
+        if !self.config.on_demand || attr.kind != Kind::File || attr.size == 0 {
+            return Ok(());
+        }
+        if !self.bottom.is_absent(found.fd).map_err(StoreError::io(format!("examining object {id}")))? {
+            self.index.put_cached(id, attr.size)?;
+        }
+        Ok(())
     }
 
     fn end(&mut self, progress: &mut dyn FnMut(u64)) -> Result<(), StoreError> {

@@ -79,6 +79,13 @@ impl Index {
         Ok(())
     }
 
+    /// All that is pinned.
+    pub(crate) fn pinned(&self) -> Result<Vec<ObjectId>, StoreError> {
+        let mut query = self.db.prepare_cached("SELECT host, counter FROM pinned")?;
+        let rows = query.query_map([], |row| Ok(ObjectId::new(read_host(row, 0)?, unsigned(row.get(1)?))))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     pub(crate) fn is_pinned(&self, id: ObjectId) -> Result<bool, StoreError> {
         let mut query = self.db.prepare_cached("SELECT 1 FROM pinned WHERE host=?1 AND counter=?2")?;
         Ok(query.exists(params![id.host.get(), signed(id.counter)])?)

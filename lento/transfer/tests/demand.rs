@@ -6,7 +6,7 @@ mod common;
 
 use common::steps::{Step, act};
 use common::*;
-use lento_store::{CommitError, Filled, Staged};
+use lento_store::{CommitError, Filled, Staged, Store};
 use lento_transfer::{CompareOptions, Comparer, Fetched, Receiver, TransferError, list, serve};
 use proptest::prelude::*;
 use protocol::{Kind, ObjectId, Position, Shipment};
@@ -213,6 +213,27 @@ fn a_content_newer_than_its_attributes_waits_for_the_records() {
     commit(&client, &source.shipments(Position::START, 100));
     assert!(matches!(fetch(&source, &client, &[client.id("f")])[..], [(_, Filled::Done(_))]));
     assert_eq!(fs::read(client.root.join("f")).unwrap(), b"newer");
+}
+
+#[test]
+fn an_index_made_anew_knows_what_is_cached_and_what_is_pinned() {
+    let source = Source::new(Side::adopt(1, |root| {
+        fs::write(root.join("here"), b"fetched").unwrap();
+        fs::write(root.join("absent"), b"not fetched").unwrap();
+        fs::write(root.join("empty"), b"").unwrap();
+    }));
+    let client = Side::client(2);
+    assert!(arrive(&source, &client, ask(&source, &client, ObjectId::ROOT)));
+    let filled = fetch(&source, &client, &[client.id("here")]);
+    let [(_, Filled::Done(here))] = filled[..] else { panic!("{filled:?}") };
+    client.store.pin(&[here.handle], true).unwrap();
+    let before = client.store.cache_use().unwrap();
+    let Side { home: _home, store, .. } = client;
+    let (config, bottom) = (store.config().clone(), store.bottom().clone());
+    drop(store);
+    let (anew, _) = Store::rebuild(bottom, config, &mut |_| {}).unwrap();
+    assert_eq!(anew.cache_use().unwrap(), before);
+    assert_eq!((before.files, before.bytes, before.pinned, anew.cached_bytes()), (1, 7, 1, 7));
 }
 
 #[test]
