@@ -30,9 +30,8 @@ pub(crate) struct Invalidations(Sender<Job>);
 
 impl Invalidations {
     /// Starts the threads.
-    pub(crate) fn start(filter: Arc<Filter>, kernel: Kernel, upcalls: Arc<Upcalls>) -> std::io::Result<Self> {
+    pub(crate) fn start(filter: Arc<Filter>, kernel: Arc<Kernel>, upcalls: Arc<Upcalls>) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
-        let kernel = Arc::new(kernel);
         let (entries, todo) = mpsc::channel();
         let (done, finished) = mpsc::channel();
         {

@@ -141,11 +141,12 @@ fn serve(
     let mounted = Mounted::new(&made, duplicate(&device)?, options.mount.clone()).map_err(|e| fail(e.into()))?;
     drop(made);
     backing.mounted(duplicate(&device)?);
-    let kernel = Kernel { notifier: session.notifier(), device };
+    let kernel = Arc::new(Kernel { notifier: session.notifier(), device });
     let ending = Arc::new(AtomicBool::new(false));
     let mount = options.mount.clone();
     start("signals", move || unmount_on_signal(&signals, &mount))?;
-    let invalidations = Invalidations::start(filter.clone(), kernel, upcalls.clone()).map_err(MountError::Session)?;
+    let invalidations =
+        Invalidations::start(filter.clone(), kernel.clone(), upcalls.clone()).map_err(MountError::Session)?;
     let client = Client {
         socket: options.socket.clone(),
         fileset: options.fileset,
@@ -153,6 +154,7 @@ fn serve(
         lost_after,
         filter: filter.clone(),
         upcalls: upcalls.clone(),
+        kernel,
         invalidations,
         shutdown: Box::new(|| {
             // To ourselves: the thread that waits for signals unmounts.

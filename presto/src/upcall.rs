@@ -2,10 +2,11 @@
 
 use crate::{
     filter::Filter,
+    fuse::Kernel,
     invalidate::{Invalidations, Job},
 };
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use protocol::{Downcall, FileSetId, Upcall, UpcallReader, encode_upcall, limits, version};
+use protocol::{Downcall, FileSetId, Handle, Upcall, UpcallReader, encode_upcall, limits, version};
 use std::{
     io::{IoSlice, Read, Write},
     os::{
@@ -61,6 +62,7 @@ pub(crate) struct Client {
     pub(crate) lost_after: Option<u64>,
     pub(crate) filter: Arc<Filter>,
     pub(crate) upcalls: Arc<Upcalls>,
+    pub(crate) kernel: Arc<Kernel>,
     pub(crate) invalidations: Invalidations,
     /// Ends the mount.
     pub(crate) shutdown: Box<dyn Fn() + Send>,
@@ -166,23 +168,35 @@ impl Client {
                 self.invalidations.submit(Job::Some { token, entries, objects, replaced });
             }
             Downcall::InvalidateAll { token } => self.invalidations.submit(Job::All { token }),
-            Downcall::Fetched { object, errno } => {
-                self.filter.forget_dir(object);
-                self.filter.room.fetched(object, errno);
-            }
+            Downcall::Fetched { object, errno } => self.fetched(object, errno),
             Downcall::Evict { objects } => self.invalidations.submit(Job::Evict { objects }),
             Downcall::Reintegrated { upto } => {
                 if let Some(cache) = &self.filter.cache {
                     cache.reintegrated(upto);
                 }
             }
-            Downcall::Filled { objects } => drop(objects),
+            Downcall::Filled { objects } => {
+                if let Some(cache) = &self.filter.cache {
+                    objects.into_iter().for_each(|(object, before, after)| cache.filled(object, before, after));
+                }
+            }
             Downcall::Shutdown => {
                 // Nothing more will come: who waits for it would keep the mount in use.
                 self.filter.room.end();
                 (self.shutdown)();
             }
         }
+    }
+
+    fn fetched(&self, object: Handle, errno: i32) {
+        self.filter.forget_dir(object);
+        // The kernel may have asked in the middle of the fill; who waited must not see that.
+        if errno == 0
+            && let Err(error) = self.kernel.forget_attributes(&self.filter, object)
+        {
+            tracing::warn!(%error, ?object, "the kernel did not forget attributes from before a fetch");
+        }
+        self.filter.room.fetched(object, errno);
     }
 
     fn revoke(&self) {

@@ -5,12 +5,12 @@ mod stand;
 
 use client::*;
 use nix::sys::signal::Signal;
-use protocol::{Downcall, Handle, Op, Upcall};
+use protocol::{Downcall, Handle, Op, Timestamp, Upcall};
 use stand::{Stand, lento::PATIENCE, words};
 use std::{
     collections::HashMap,
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{Read, Write},
     os::unix::process::ExitStatusExt,
     path::PathBuf,
     time::Instant,
@@ -115,6 +115,85 @@ fn opening_an_absent_file_waits_for_its_content() {
     assert_eq!(state(&stand, "f"), "cached");
     assert_eq!(fs::read_to_string(stand.path("f")).expect("it is here now"), "the content");
     assert_nothing_asked(&mut stand);
+}
+
+#[test]
+fn a_file_that_is_filled_did_not_change_for_programs_and_a_real_change_is_seen() {
+    let mut stand = with_stub(b"the content");
+    let before = times(&fs::metadata(stand.path("f")).expect("attributes are here"));
+    let path = stand.path("f");
+    let opened = spawn(move || File::open(path));
+    wait_for_fetch(&mut stand);
+    fill_unseen(&mut stand, "f", |_, bottom| fs::write(bottom, b"the content").expect("filled"));
+    let mut file = opened.recv_timeout(PATIENCE).expect("it goes on").expect("opened");
+    let told = |file: &File| times(&file.metadata().expect("attributes"));
+    assert_eq!(told(&file), before);
+    let mut content = String::new();
+    file.read_to_string(&mut content).expect("read");
+    assert_eq!((content.as_str(), told(&file)), ("the content", before));
+    // Listed with attributes, and asked for in spite of what the kernel has.
+    let listed = fs::read_dir(&stand.mount).expect("listed").next().expect("it is there").expect("an entry");
+    assert_eq!(times(&listed.metadata().expect("attributes")), before);
+    assert_eq!(asked_anew(&stand.path("f")), before);
+    stand.grant(1);
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o640)).expect("set");
+    let truth = times(&fs::metadata(stand.store.join("f")).expect("it is there"));
+    assert!(truth.0 > before.0);
+    assert_eq!((told(&file), asked_anew(&stand.path("f"))), (truth, truth));
+}
+
+#[test]
+fn what_the_kernel_saw_in_the_middle_of_a_fill_is_forgotten_when_it_ends() {
+    let mut stand = with_stub(b"the content");
+    let before = times(&fs::metadata(stand.path("f")).expect("attributes are here"));
+    let path = stand.path("f");
+    let opened = spawn(move || File::open(path).and_then(|file| file.metadata()));
+    wait_for_fetch(&mut stand);
+    fill_unseen(&mut stand, "f", |stand, bottom| {
+        fs::write(bottom, b"the").expect("half of it");
+        assert_ne!(asked_anew(&stand.path("f")), before);
+        assert_eq!(fs::metadata(stand.path("f")).expect("as it was told").len(), 3);
+        fs::write(bottom, b"the content").expect("filled");
+    });
+    let found = opened.recv_timeout(PATIENCE).expect("it goes on").expect("opened");
+    assert_eq!((times(&found), found.len()), (before, 11));
+}
+
+#[test]
+fn a_directory_whose_names_came_did_not_change_for_programs() {
+    let mut stand = Stand::prepared(CLIENT, |store| {
+        fs::create_dir(store.join("d")).expect("made");
+        give_id(&store.join("d"), 1);
+        mark_absent(&store.join("d"));
+    });
+    let path = stand.path("d");
+    let before = times(&fs::metadata(&path).expect("attributes are here"));
+    let listed = spawn({
+        let path = path.clone();
+        move || fs::read_dir(path).expect("listed").map(|e| e.expect("an entry").file_name()).collect::<Vec<_>>()
+    });
+    wait_for_fetch(&mut stand);
+    fill_unseen(&mut stand, "d", |_, bottom| fs::write(bottom.join("f"), "x").expect("made"));
+    assert_eq!(listed.recv_timeout(PATIENCE).expect("it goes on"), ["f"]);
+    assert_eq!(times(&fs::metadata(&path).expect("attributes")), before);
+    assert_eq!(asked_anew(&path), before);
+    stand.grant(1);
+    fs::write(path.join("g"), "mine").expect("made");
+    let truth = times(&fs::metadata(stand.store.join("d")).expect("it is there"));
+    assert!(truth.0 > before.0);
+    assert_eq!(times(&fs::metadata(&path).expect("attributes")), truth);
+}
+
+#[test]
+fn a_mount_that_is_not_a_clients_tells_the_truth() {
+    let mut stand = Stand::prepared(&[], |store| fs::write(store.join("f"), "x").expect("made"));
+    let truth = times(&fs::metadata(stand.store.join("f")).expect("it is there"));
+    let before = Timestamp { secs: truth.0.secs - 100, nanos: 0 };
+    let object = stand.handle_of("f");
+    stand.lento().send(&Downcall::Filled { objects: vec![(object, before, truth.0)] });
+    // Downcalls are done in order.
+    stand.synced_log();
+    assert_eq!(asked_anew(&stand.path("f")), truth);
 }
 
 #[test]

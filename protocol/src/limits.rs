@@ -106,6 +106,8 @@ pub const PARKED_REQUESTS: usize = 4096;
 pub const PARKED_POLL_MS: u64 = 50;
 /// Files of a client's cache that Presto keeps in mind as opened lately, in each of two generations.
 pub const RECENTLY_OPENED: usize = 65_536;
+/// Objects of a client's cache that Presto keeps in mind as filled lately, in each of two generations.
+pub const FILLED_OBJECTS: usize = 65_536;
 /// Directory descriptors that Presto keeps open.
 pub const DIRECTORY_CACHE: usize = 1024;
 

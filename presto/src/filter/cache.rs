@@ -1,6 +1,8 @@
 //! What the mount of a client has to know of its cache beyond what the cache's files tell.
 
-use protocol::{Handle, ObjectId, limits};
+use super::filled::FilledObjects;
+use crate::sys::Stat;
+use protocol::{Handle, ObjectId, Timestamp, limits};
 use std::{
     collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -13,6 +15,7 @@ pub(crate) struct Cache {
     unsent: Mutex<Unsent>,
     /// Directories of which the kernel may have attributes or a listing, and how often it was told of each.
     known: Mutex<HashMap<u64, u64>>,
+    filled: FilledObjects,
 }
 
 /// Files that were opened lately, in two generations, so that there is a bound and no clock.
@@ -121,6 +124,16 @@ impl Cache {
                 known.remove(&node);
             }
         }
+    }
+
+    /// Names or content of an object were brought here, which moved its time of status change.
+    pub(crate) fn filled(&self, handle: Handle, before: Timestamp, after: Timestamp) {
+        self.filled.note(handle, before, after);
+    }
+
+    /// What programs see of an inode's attributes.
+    pub(super) fn as_shown(&self, handle: Handle, stat: Stat) -> Stat {
+        stat.with_ctime(self.filled.shown(handle, stat.ctime()))
     }
 
     /// The directories that the kernel knows, by node.

@@ -5,6 +5,7 @@ mod cache;
 mod data;
 mod dirs;
 mod error;
+mod filled;
 pub(crate) mod identity;
 mod listing;
 mod namespace;
@@ -195,7 +196,7 @@ impl Filter {
             let handle = self.bottom.handle_of(dir, name)?;
             let stat = stat_at(dir, name)?;
             if stat.ino() == u64::from(handle.ino()) {
-                return Ok(Entry { node: self.node(handle), stat });
+                return Ok(Entry { node: self.node(handle), stat: self.as_shown(handle, stat) });
             }
         }
         Err(Error::Gone)
@@ -270,6 +271,10 @@ impl Filter {
     /// Attributes of an object.
     pub(crate) fn getattr(&self, node: u64) -> Result<Stat> {
         let handle = self.handle(node);
+        Ok(self.as_shown(handle, self.true_attributes(handle)?))
+    }
+
+    fn true_attributes(&self, handle: Handle) -> Result<Stat> {
         if let Some(stat) = self.files.stat(handle) {
             return stat;
         }

@@ -20,6 +20,12 @@ impl Filter {
         }
     }
 
+    /// What programs see of an inode's attributes: as if its names and content had been here all the time. Whatever
+    /// changes an inode, and tells its attributes from after that, needs not ask.
+    pub(super) fn as_shown(&self, handle: Handle, stat: Stat) -> Stat {
+        self.cache.as_ref().map_or(stat, |cache| cache.as_shown(handle, stat))
+    }
+
     /// Has a request of thread `pid` wait until `object` is here.
     pub(crate) fn wait_for(&self, object: Handle, pid: u32, retry: Retry) {
         let is_absent = || match self.path_fd(object) {

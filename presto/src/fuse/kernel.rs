@@ -9,6 +9,9 @@ use std::{io, os::fd::OwnedFd};
 /// `FUSE_NOTIFY_INC_EPOCH`, Linux 6.16 and later.
 const NOTIFY_INC_EPOCH: i32 = 8;
 
+/// The offset of an invalidation that leaves cached content alone.
+const ATTRIBUTES_ONLY: i64 = -1;
+
 /// The way to the kernel's caches.
 #[derive(Debug)]
 pub(crate) struct Kernel {
@@ -28,6 +31,11 @@ impl Kernel {
     /// An object's attributes or content changed.
     pub(crate) fn forget_object(&self, filter: &Filter, object: Handle) -> io::Result<()> {
         ignore_absent(self.notifier.inval_inode(INodeNo(filter.node(object)), 0, 0))
+    }
+
+    /// An object's attributes changed, its content did not. Takes no lock that a request could hold.
+    pub(crate) fn forget_attributes(&self, filter: &Filter, object: Handle) -> io::Result<()> {
+        ignore_absent(self.notifier.inval_inode(INodeNo(filter.node(object)), ATTRIBUTES_ONLY, 0))
     }
 
     /// All entries are to be looked up again before they are used; takes no locks.

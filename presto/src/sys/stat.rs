@@ -48,6 +48,13 @@ impl Stat {
         Timestamp { secs: self.0.st_ctime, nanos: self.0.st_ctime_nsec as u32 }
     }
 
+    /// The same, but for the time of the last status change.
+    pub(crate) fn with_ctime(mut self, time: Timestamp) -> Self {
+        self.0.st_ctime = time.secs;
+        self.0.st_ctime_nsec = time.nanos.into();
+        self
+    }
+
     /// What of it replicas share.
     pub(crate) fn attr(&self) -> Attr {
         let kind = self.kind();

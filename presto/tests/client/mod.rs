@@ -2,11 +2,11 @@
 #![allow(dead_code, unreachable_pub)]
 
 use crate::stand::Stand;
-use protocol::{Downcall, Handle, Upcall, Xattr};
+use protocol::{Downcall, Handle, Timestamp, Upcall, Xattr};
 use std::{
     ffi::CString,
     fs::{self, File},
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{self, Receiver},
@@ -119,4 +119,37 @@ pub fn program(arguments: &[&str], path: &Path) -> Child {
     let mut command = Command::new("env");
     command.arg("--default-signal=INT").args(arguments).arg(path).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().expect("it starts")
+}
+
+/// Time of the last status change, and of the last modification.
+pub fn times(found: &fs::Metadata) -> (Timestamp, Timestamp) {
+    let at = |secs, nanos: i64| Timestamp { secs, nanos: nanos as u32 };
+    (at(found.ctime(), found.ctime_nsec()), at(found.mtime(), found.mtime_nsec()))
+}
+
+/// The same, from Presto, whatever the kernel believes.
+pub fn asked_anew(path: &Path) -> (Timestamp, Timestamp) {
+    let mut found = std::mem::MaybeUninit::<libc::statx>::uninit();
+    let (path, flags) = (c(path), libc::AT_STATX_FORCE_SYNC | libc::AT_SYMLINK_NOFOLLOW);
+    // SAFETY: the path is valid for the call, and the kernel fills the structure if it returns 0.
+    let found = unsafe {
+        let result = libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_BASIC_STATS, found.as_mut_ptr());
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+        found.assume_init()
+    };
+    let at = |time: libc::statx_timestamp| Timestamp { secs: time.tv_sec, nanos: time.tv_nsec };
+    (at(found.stx_ctime), at(found.stx_mtime))
+}
+
+/// As Lento does it when names or content have come, so that programs see no change: `bring` brings them.
+pub fn fill_unseen(stand: &mut Stand, path: &str, bring: impl FnOnce(&mut Stand, &Path)) {
+    let (object, bottom) = (stand.handle_of(path), stand.store.join(path));
+    let was = fs::symlink_metadata(&bottom).expect("it is there");
+    bring(stand, &bottom);
+    File::open(&bottom).expect("opened").set_modified(was.modified().expect("a time")).expect("set back");
+    mark_present(&bottom);
+    let (before, after) = (times(&was).0, times(&fs::symlink_metadata(&bottom).expect("it is there")).0);
+    assert!(before < after, "there is nothing to hide");
+    stand.lento().send(&Downcall::Filled { objects: vec![(object, before, after)] });
+    stand.lento().send(&Downcall::Fetched { object, errno: 0 });
 }
