@@ -149,6 +149,25 @@ fn a_shared_mapping_o_direct_and_o_append_work() {
     direct.read_at(&mut aligned[offset..offset + 4096], 0).expect("read directly");
 }
 
+/// On ext4 a descriptor that was asked for what follows the end before all else lists nothing from then on.
+#[test]
+fn a_listing_that_begins_at_its_end_does_not_empty_the_directory() {
+    let stand = Stand::prepared(&[], |store| {
+        (0..3).for_each(|i| {
+            fs::create_dir_all(store.join(format!("dir/{i}"))).expect("made");
+        });
+    });
+    let dir = File::open(stand.path("dir")).expect("opened");
+    let mut buffer = [0_u8; 1024];
+    // SAFETY: plain integers; the buffer and its length belong together.
+    let (position, listed) = unsafe {
+        let position = libc::lseek(dir.as_raw_fd(), i64::MAX, libc::SEEK_SET);
+        (position, libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()))
+    };
+    assert_eq!((position, listed), (i64::MAX, 0));
+    assert_eq!(fs::read_dir(stand.path("dir")).expect("listed").count(), 3);
+}
+
 #[test]
 fn holes_are_found_and_punched() {
     let stand = Stand::writing(&[]);

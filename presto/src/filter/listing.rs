@@ -11,6 +11,8 @@ use std::{
 
 /// Bytes of entries read from the bottom at once.
 const CHUNK_BYTES: usize = 32 * 1024;
+/// The position that ext4 says follows the last entry.
+const END: i64 = i64::MAX;
 /// Offset of the name in `struct linux_dirent64`.
 const NAME_OFFSET: usize = 19;
 
@@ -44,7 +46,9 @@ impl Filter {
         let fd = dir.as_fd().as_raw_fd();
         let mut buffer = [0_u8; CHUNK_BYTES];
         let mut position = offset as i64;
-        loop {
+        // ext4 must not be asked what follows its end: a descriptor for which that is the first question answers that
+        // there is nothing from the beginning on either, from then on.
+        while position != END {
             let length = {
                 let _reading = dir.reading.lock().unwrap_or_else(PoisonError::into_inner);
                 // SAFETY: plain integers.
@@ -67,6 +71,7 @@ impl Filter {
                 }
             }
         }
+        Ok(())
     }
 
     /// Node id for a plain listing, which FUSE wants as inode number.

@@ -56,7 +56,7 @@ fn a_program_is_built_from_absent_sources_and_runs_at_the_holder() -> Result<()>
         let script = "cd \"$1\"; mkdir src
             for i in $(seq 40); do echo \"int f$i(int x) { return x + $i; }\" > src/f$i.c; echo \"int f$i(int);\" >> src/all.h; done
             { echo '#include \"all.h\"'; echo '#include <stdio.h>'; echo 'int main(void) { int x = 0;'
-              for i in $(seq 40); do echo \"x = f$i(x);\"; done; echo 'printf(\"%d\\n\", x); return 0; }'; } > src/main.c
+              for i in $(seq 40); do echo \"x = f$i(x);\"; done; echo 'printf(\"%d\\\\n\", x); return 0; }'; } > src/main.c
             printf 'O = $(patsubst src/%%.c,%%.o,$(wildcard src/*.c))\\nsum: $O\\n\\tcc -o $@ $O\\n%%.o: src/%%.c src/all.h\\n\\tcc -c -o $@ $<\\n' > Makefile";
         sh(script, [store]).ok().map(drop)
     };
