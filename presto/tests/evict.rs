@@ -37,8 +37,15 @@ fn a_file_in_use_is_kept_and_one_that_is_not_is_evicted() {
     let (expected_kept, unread, read) =
         (vec![handle("open"), handle("read"), handle("known-to-nobody")], handle("unread"), handle("read"));
     assert_eq!(evict(&mut stand, &all), (vec![unread], expected_kept.clone()));
-    // What was opened lately is spared once.
-    assert_eq!(evict(&mut stand, &["open", "read"]), (vec![read], vec![expected_kept[0]]));
+    // What was opened lately is spared once; what was closed counts as open until the kernel has said so.
+    let deadline = Instant::now() + PATIENCE;
+    let second = loop {
+        let second = evict(&mut stand, &["open", "read"]);
+        if !second.0.is_empty() || Instant::now() > deadline {
+            break second;
+        }
+    };
+    assert_eq!(second, (vec![read], vec![expected_kept[0]]));
     assert_eq!(state(&stand, "read"), "absent");
     assert_eq!(state(&stand, "open"), "cached");
     let mut content = String::new();

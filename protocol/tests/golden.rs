@@ -192,7 +192,7 @@ golden! {
     }
     messages: Message {
         Message::Hello { versions: (1, 1), host: host(2), filesets: vec![] } => "0001010200",
-        Message::State(state()) => "011111111111111111111111111111111101010203ac02040500",
+        Message::State(state()) => "011111111111111111111111111111111101010203ac0204050000",
         Message::Heartbeat => "02",
         Message::Shipment(Shipment {
             fileset: web(),

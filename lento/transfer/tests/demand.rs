@@ -39,6 +39,9 @@ fn absent(side: &Side) -> (Vec<ObjectId>, Vec<ObjectId>) {
             _ => {}
         }
     }
+    // One that has several names is one file.
+    files.sort();
+    files.dedup();
     (directories, files)
 }
 
