@@ -2,6 +2,7 @@
 
 use super::conclude;
 use super::open::{hand_over, open_directory, ready, store_config};
+use super::remove::remove_cache;
 use super::replicate::{ask, register};
 use crate::daemon::error::{failed, hinted};
 use crate::daemon::files::{Client, FileSetConfig};
@@ -64,8 +65,14 @@ impl Mind {
 fn make(home: &Path, me: HostId, holder: HostId, config: &FileSetConfig) -> Result<OpenStore, Failure> {
     let what = |why: std::io::Error| failed(format!("cannot make the cache {}: {why}", config.store.display()));
     if config.store.exists() {
-        // Of an earlier life of this cache that ended before it was known: nothing in it is not at the holder.
-        std::fs::remove_dir_all(&config.store).map_err(what)?;
+        // Of an earlier life of this cache: nothing in it is not at the holder, but what was kept aside, which stays.
+        remove_cache(&config.store).map_err(what)?;
+        for ours in ["log", "staging", "limbo"] {
+            match std::fs::remove_dir_all(config.store.join(".intermezzo").join(ours)) {
+                Err(why) if why.kind() != std::io::ErrorKind::NotFound => return Err(what(why)),
+                _ => {}
+            }
+        }
     }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.store).map_err(what)?;
     let bottom = Bottom::new(open_directory(&config.store)?).map_err(|why| {

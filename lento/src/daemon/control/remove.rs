@@ -118,9 +118,17 @@ impl Removal {
         }
         let store = close(inputs, self.id).await?.ok_or_else(|| failed("its store is not open"))?;
         forget(inputs).await?;
-        let home = self.home.clone();
-        tokio::task::spawn_blocking(move || strip(&store, &home)).await.map_err(failed)??;
+        let (home, cache) = (self.home.clone(), store.config().on_demand.then(|| self.store.clone()));
+        let cached = cache.is_some();
+        let strip = move || {
+            strip(&store, &home)?;
+            cache.map_or(Ok(()), |cache| remove_cache(&cache).map_err(failed))
+        };
+        tokio::task::spawn_blocking(strip).await.map_err(failed)??;
         let Self { name, store, .. } = &self;
+        if cached {
+            return Ok(Some(format!("{name} is no file set of this host any more, and its cache is gone")));
+        }
         Ok(Some(format!("{name} is no file set of this host any more; its files are in {}", store.display())))
     }
 
@@ -232,6 +240,25 @@ fn strip(store: &Store, home: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Removes a client's cache: what is in it is at the holder, and what is not whole is no file. What was kept aside stays.
+pub(super) fn remove_cache(cache: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(cache)? {
+        let entry = entry?;
+        if entry.file_name() == ".intermezzo" {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    match std::fs::remove_dir(cache) {
+        Err(why) if why.kind() == std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        other => other,
+    }
+}
+
 /// Takes a file set out of the daemon, though not out of the list on disk; returns its store, if it was open, when
 /// nobody else works with it.
 pub(super) async fn close(inputs: &mpsc::Sender<Input>, id: FileSetId) -> Result<Option<Store>, Failure> {
@@ -265,8 +292,23 @@ async fn forget(inputs: &mpsc::Sender<Input>) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::{given_up, may_go};
+    use super::{given_up, may_go, remove_cache};
     use protocol::HostName;
+
+    #[test]
+    fn a_cache_goes_and_what_was_kept_aside_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = dir.path().join("web");
+        std::fs::create_dir_all(cache.join("d/e")).expect("made");
+        std::fs::write(cache.join("d/e/f"), "x").expect("written");
+        std::fs::create_dir_all(cache.join(".intermezzo/conflicts")).expect("made");
+        std::fs::write(cache.join(".intermezzo/conflicts/f~host2"), "mine").expect("written");
+        remove_cache(&cache).expect("removed");
+        assert!(!cache.join("d").exists() && cache.join(".intermezzo/conflicts/f~host2").exists());
+        std::fs::remove_dir_all(cache.join(".intermezzo")).expect("removed");
+        remove_cache(&cache).expect("removed");
+        assert!(!cache.exists());
+    }
 
     fn host(name: &str) -> HostName {
         name.parse().expect("legal")
