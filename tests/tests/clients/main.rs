@@ -5,6 +5,7 @@ mod cache;
 mod coherent;
 mod cuts;
 mod kills;
+mod lease;
 mod programs;
 mod races;
 mod seen;
