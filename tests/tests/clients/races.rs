@@ -126,7 +126,8 @@ fn read_versions(path: &Path, stop: &AtomicBool, reads: &AtomicU64) -> Result<()
                 ensure!(whole, "{} bytes, from {first:#x}, are two versions or none: byte {at:?}", content.len());
                 reads.fetch_add(1, Ordering::Relaxed);
             }
-            Err(why) if why.raw_os_error() == Some(libc::ENOENT) => {}
+            // Replaced twice while it was opened: the kernel looks a stale name up again just once.
+            Err(why) if matches!(why.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => {}
             Err(why) => return Err(why).with_context(|| format!("read {path:?}")),
         }
     }
