@@ -15,7 +15,7 @@ use intermezzo_tests::{dice::Dice, host::Host};
 use std::{fs, path::Path, time::Duration};
 
 /// One test; what a mount does not answer would wait for ever.
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(90);
 /// Until what was changed on one host is on the others.
 const SOON: Duration = Duration::from_secs(20);
 /// Until all hosts are equal.

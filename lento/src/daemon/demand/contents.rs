@@ -45,14 +45,17 @@ impl Fetch {
         if let Err(why) = came {
             tracing::debug!(why = format!("{why:#}"), "contents were not all fetched");
         }
-        let mut staged = Vec::new();
+        let (mut staged, mut gone) = (Vec::new(), Vec::new());
         for (id, fetched) in receiver.finish() {
             let outcome = match fetched {
                 Fetched::Staged { as_of, file } => {
                     staged.push((id, as_of, file));
                     continue;
                 }
-                Fetched::Gone => Outcome::Answer(libc::ESTALE),
+                Fetched::Gone => {
+                    gone.push(id);
+                    continue;
+                }
                 Fetched::FailedHere(errno) | Fetched::FailedThere(errno) => Outcome::Answer(errno),
                 Fetched::Same { .. } | Fetched::Changed | Fetched::Interrupted => Outcome::Later,
             };
@@ -63,6 +66,9 @@ impl Fetch {
             for (id, _, _) in &staged {
                 results.entry(*id).or_insert(Ok(Outcome::Answer(errno)));
             }
+        }
+        for id in gone {
+            results.insert(id, self.await_removal(id));
         }
         results
     }
@@ -100,13 +106,31 @@ impl Fetch {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        if self.store.version(id)?.is_some_and(|version| version.as_of < at)
-            && let Some((directory, name)) = self.store.doubt_names_around(id)?
-        {
-            let entries = vec![(directory, name)];
-            self.invalidate(Invalidation { entries, objects: vec![directory], replaced: vec![] });
+        if self.store.version(id)?.is_some_and(|version| version.as_of < at) && self.doubt_names_around(id)? {
             return Ok(Outcome::Answer(libc::ESTALE));
         }
         Ok(Outcome::Later)
+    }
+
+    /// Waits for the records that tell of the removal of an object which the holder has no more: the kernel looks its name
+    /// up once again, and no more than once, before it lets the caller know that it was stale. If they do not come, as they
+    /// have been here, the names of the directory are asked for anew.
+    pub(super) fn await_removal(&self, id: ObjectId) -> anyhow::Result<Outcome> {
+        let deadline = Instant::now() + RECORDS;
+        while self.store.version(id)?.is_some() {
+            if Instant::now() > deadline {
+                self.doubt_names_around(id)?;
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(Outcome::Answer(libc::ESTALE))
+    }
+
+    /// Has the names of the directory asked for anew in which an object was last seen; `false` if it is not known.
+    fn doubt_names_around(&self, id: ObjectId) -> Result<bool, StoreError> {
+        let Some((directory, name)) = self.store.doubt_names_around(id)? else { return Ok(false) };
+        self.invalidate(Invalidation { entries: vec![(directory, name)], objects: vec![directory], replaced: vec![] });
+        Ok(true)
     }
 }

@@ -47,7 +47,7 @@ impl Fetch {
                 Ok(Listed::Overtaken) => self.store.give_up_listing(directory),
                 Ok(Listed::Gone) => {
                     self.store.give_up_listing(directory);
-                    return Ok(Outcome::Answer(libc::ESTALE));
+                    return self.await_removal(directory);
                 }
                 Err(why) => {
                     self.store.give_up_listing(directory);
