@@ -337,6 +337,20 @@ fn run(turns: Vec<Turn>) {
     assert_eq!(tree(&source.side.root), tree(&client.root));
 }
 
+/// A history that once went wrong.
+#[test]
+fn what_moved_out_of_a_directory_that_was_listed_after_that_is_found_where_it_moved_to() {
+    run(vec![
+        (vec![(200, 0, 56, 0)], 0, 0),
+        (vec![(22, 44, 19, 0), (9, 0, 3, 0), (0, 56, 19, 0), (241, 0, 0, 0)], 18, 0),
+        (vec![(36, 103, 106, 0), (0, 0, 142, 0)], 0, 0),
+        (vec![], 237, 0),
+        (vec![(182, 30, 127, 0)], 0, 0),
+        (vec![(108, 136, 39, 0)], 46, 10),
+        (vec![(243, 8, 0, 132), (48, 0, 0, 0)], 237, 0),
+    ]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -52,8 +52,40 @@ impl Commit<'_> {
                 }
                 self.link_or_make(*id, (*to_parent, to_name), record.position())
             }
+            (Op::Rename { id, parent, name, to_parent, to_name, other, exchange }, Some(true), Some(true)) => {
+                let other_here = other.map_or(Ok(true), |other| self.find(other).map(|found| found.is_some()))?;
+                if self.find(*id)?.is_some() && (!exchange || other_here) {
+                    return self.apply_here(place, record);
+                }
+                self.move_unknown((*id, (*parent, name)), (*other, (*to_parent, to_name)), *exchange, record.position())
+            }
             _ => self.apply_here(place, record),
         }
+    }
+
+    /// A rename, or an exchange, of what is not all here: a directory was listed after it, and the other one has not
+    /// what came into it.
+    fn move_unknown(
+        &mut self,
+        (id, from): (ObjectId, Place<'_>),
+        (other, to): (Option<ObjectId>, Place<'_>),
+        exchange: bool,
+        at: Position,
+    ) -> Result<(), CommitError> {
+        let Some(other) = other.filter(|_| exchange) else {
+            if let Some(replaced) = other {
+                self.depart(replaced, to)?;
+            }
+            return self.link_or_make(id, to, at);
+        };
+        // What is here makes room for what is not.
+        for (known, from, to) in [(other, to, from), (id, from, to)] {
+            if self.find(known)?.is_some() {
+                self.rename(known, from, to, None)?;
+            }
+        }
+        self.link_or_make(id, to, at)?;
+        self.link_or_make(other, from, at)
     }
 
     /// Gives an object a name; one that is not here is made as it is at the source.
