@@ -112,6 +112,7 @@ fn reads_wait_for_a_client_s_lento_that_was_killed_and_are_right() -> Result<()>
     )
 }
 
+/// Each time it waits twice as long as the last before it is started again: that bounds how often it is killed.
 #[test]
 fn reads_are_right_when_a_client_s_presto_is_killed_and_go_on() -> Result<()> {
     with_clients(
@@ -119,7 +120,7 @@ fn reads_are_right_when_a_client_s_presto_is_killed_and_go_on() -> Result<()> {
         |store| FILES.make(&store.join("files")),
         |cluster| {
             let b = &cluster[1];
-            read_through(cluster, true, scaled(10, 50), |dice| {
+            read_through(cluster, true, scaled(8, 50), |dice| {
                 std::thread::sleep(dice.between(Duration::ZERO, Duration::from_millis(200)));
                 ensure!(b.kill_presto()? == 1, "there is not one presto on b");
                 b.wait_mounted()
