@@ -122,8 +122,19 @@ fn the_application_notices_what_is_lost_changed_or_invented() -> Result<()> {
     let mut application = Application::new(space.path(), "app", Dice::new("application"))?;
     (0..2_000).try_for_each(|_| application.step())?;
     application.check(space.path())?;
-    let dir = space.path().join("app/0");
-    let file = fs::read_dir(&dir)?.next().context("no file")??.path();
+    // By chance a directory, or a file, may be empty.
+    let mut files = Vec::new();
+    for directory in fs::read_dir(space.path().join("app"))? {
+        for entry in fs::read_dir(directory?.path())? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_file() && metadata.len() > 0 {
+                files.push(entry.path());
+            }
+        }
+    }
+    let file = files.into_iter().next().context("no file")?;
+    let dir = file.parent().context("it is in a directory")?.to_owned();
     let content = fs::read(&file)?;
     fs::write(dir.join("invented"), b"")?;
     ensure!(application.check(space.path()).is_err(), "an invented file is not noticed");
